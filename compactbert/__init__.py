@@ -1,0 +1,34 @@
+"""Small, fast BERTs for the Hugging Face ecosystem.
+
+Importing this package registers the three model families with transformers' `Auto*` classes. The whole job is four
+functions: [`finetune`], [`evaluate`], [`predict`] and [`demo`]; the command line only parses its arguments and calls
+them.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import modeling_mobilebert_md  # noqa: F401  (registers)
+import modeling_smbert  # noqa: F401  (registers)
+
+
+if TYPE_CHECKING:
+    from .evaluation import evaluate
+    from .inference import predict
+    from .recipes import demo
+    from .training import finetune
+
+# Loaded on first use: importing this package costs no more than the models.
+_FUNCTIONS = {"demo": ".recipes", "evaluate": ".evaluation", "finetune": ".training", "predict": ".inference"}
+_MODULES = ("convert", "data", "evaluation", "inference", "presets", "recipes", "training")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(_FUNCTIONS[name], __name__), name)
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["demo", "evaluate", "finetune", "predict"]

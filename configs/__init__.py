@@ -1,0 +1,1 @@
+"""Architectures and recipes as data, read through `compactbert.presets`."""
