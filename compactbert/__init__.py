@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Loaded on first use: importing this package costs no more than the models.
 _FUNCTIONS = {"demo": ".recipes", "evaluate": ".evaluation", "finetune": ".training", "predict": ".inference"}
-_MODULES = ("convert", "data", "evaluation", "inference", "presets", "recipes", "training")
+_MODULES = ("convert", "data", "evaluation", "hub", "inference", "presets", "recipes", "training")
 
 
 def __getattr__(name: str) -> Any:

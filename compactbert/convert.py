@@ -50,11 +50,11 @@ def from_transformers(model: PreTrainedModel) -> PreTrainedModel:
     ```
     """
     config, name = model.config, type(model).__name__
-    source, target, package = {
-        "bert": ("Bert", "SmBert", modeling_smbert),
-        "mobilebert": ("MobileBert", "MobileBertMd", modeling_mobilebert_md),
-    }.get(config.model_type, (None, None, None))
-    target_class = getattr(package, name.replace(source, target, 1), None) if source else None
+    target_class = None
+    if config.model_type == "bert":
+        target_class = getattr(modeling_smbert, name.replace("Bert", "SmBert", 1), None)
+    elif config.model_type == "mobilebert":
+        target_class = getattr(modeling_mobilebert_md, name.replace("MobileBert", "MobileBertMd", 1), None)
     if target_class is None:
         raise ValueError(
             f"Cannot convert {name}: expected transformers' `BertModel`, `MobileBertModel` or one of their heads "
@@ -105,8 +105,8 @@ def to_transformers(model: PreTrainedModel) -> PreTrainedModel:
     source, target = sources[config.model_type]
     if config.is_heterogeneous:
         raise ValueError(
-            f"Cannot convert {name}: its layers differ in {sorted(config.per_layer_attributes)}, and all layers of a "
-            f"transformers {target} are alike."
+            f"Cannot convert {name}: its layers differ in {sorted(config.per_layer_attributes or ())}, and all layers of "
+            f"a transformers {target} are alike."
         )
     width = config.hidden_size if source == "SmBert" else config.true_hidden_size
     if config.head_size * config.num_attention_heads != width:
@@ -154,7 +154,8 @@ def _rebuild(
     config.name_or_path = model.config.name_or_path
     is_base_without_pooler = getattr(model, "pooler", True) is None
     arguments = {"add_pooling_layer": False} if is_base_without_pooler else {}
-    target = target_class(config, **arguments).to(dtype=model.dtype, device=model.device)
+    target = target_class(config, **arguments)
+    target.to(model.device, model.dtype)  # type: ignore[call-arg]
     target.load_state_dict(state_dict, strict=True)
     return target.train(model.training)
 

@@ -1,0 +1,222 @@
+"""The command line. It parses, calls the functions of [`compactbert`], and shows what they return; libraries load
+inside the commands, so that `--help` is quick."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+
+app = typer.Typer(
+    name="compactbert",
+    help="Small, fast BERTs: make them, measure them, use them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Option(help='A folder, a repository on the Hub, or "minilm".')]
+TaskName = Annotated[str, typer.Option(help='"docstrings", a csv/jsonl/parquet file, a folder, or a name like "sst2".')]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of datasets (<task>/<split>.parquet); or COMPACTBERT_DATA.")]
+TextColumn = Annotated[list[str] | None, typer.Option(help="Column of text; twice for text pairs.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of labels.")]
+Problem = Annotated[str | None, typer.Option(help="What labels mean, if it cannot be told from them.")]
+MaxLength = Annotated[int, typer.Option(help="Longest input in tokens.")]
+TrustRemoteCode = Annotated[bool, typer.Option(help="Run the code of a repository that brings its own.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")]
+Seed = Annotated[int, typer.Option(help="Seed of the run.")]
+MaxTrainRows = Annotated[int | None, typer.Option(help="Train on a fixed sample of so many rows.")]
+MaxEvaluationRows = Annotated[int | None, typer.Option(help="Evaluate on a fixed sample of so many rows.")]
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where to write the model.")] = Path("compactbert-demo"),
+    epochs: Annotated[float, typer.Option(help="Passes over the training rows.")] = 3.0,
+    seed: Seed = 42,
+    json_file: JsonFile = None,
+):
+    """The first run: fine-tune the real MiniLM as SmBERT on docstrings, save it, use it in a clean process."""
+    with _friendly_errors():
+        import compactbert
+
+        result = compactbert.demo(output, epochs=epochs, seed=seed)
+    _show_finetune(result["finetune"], output)
+    clean = result["clean_process"]
+    rows = [(row["text"], row["label"], f"{row['score']:.2f}") for row in clean["rows"]]
+    _show(f"{output}, loaded in a clean process as {clean['class']}", ("text", "label", "score"), rows)
+    _say(f"Done in {result['seconds']:.0f} s.")
+    _write_json(result, json_file)
+
+
+@app.command()
+def finetune(
+    model: Model,
+    task: TaskName,
+    output: Annotated[Path, typer.Option(help="Where to write the model; must not exist.")],
+    data_dir: DataDir = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    problem: Problem = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the training rows.")] = 3.0,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 5e-5,
+    batch_size: Annotated[int, typer.Option(help="Rows per step.")] = 32,
+    max_length: MaxLength = 128,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = 0.01,
+    warmup: Annotated[float, typer.Option(help="Share of the steps over which the learning rate rises.")] = 0.1,
+    early_stopping: Annotated[int | None, typer.Option(help="Stop after so many evaluations without gain.")] = None,
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Mixed precision.")] = "auto",
+    max_train_rows: MaxTrainRows = None,
+    max_evaluation_rows: MaxEvaluationRows = None,
+    seed: Seed = 42,
+    trust_remote_code: TrustRemoteCode = False,
+    json_file: JsonFile = None,
+):
+    """Fine-tune a model on a task. The same command continues a run that was killed."""
+    with _friendly_errors():
+        import compactbert
+
+        report = compactbert.finetune(
+            model,
+            task,
+            output,
+            data_dir=data_dir,
+            text_columns=text_column,
+            label_column=label_column,
+            problem=problem,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_length=max_length,
+            weight_decay=weight_decay,
+            warmup=warmup,
+            early_stopping=early_stopping,
+            precision=precision,
+            max_train_rows=max_train_rows,
+            max_evaluation_rows=max_evaluation_rows,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+        )
+    _show_finetune(report, output)
+    _write_json(report, json_file)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    task: TaskName,
+    data_dir: DataDir = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    problem: Problem = None,
+    max_length: MaxLength = 128,
+    batch_size: Annotated[int, typer.Option(help="Rows at a time.")] = 64,
+    max_evaluation_rows: MaxEvaluationRows = None,
+    trust_remote_code: TrustRemoteCode = False,
+    json_file: JsonFile = None,
+):
+    """Score a fine-tuned model on a task's evaluation split."""
+    with _friendly_errors():
+        import compactbert
+
+        report = compactbert.evaluate(
+            model,
+            task=task,
+            data_dir=data_dir,
+            text_columns=text_column,
+            label_column=label_column,
+            problem=problem,
+            max_length=max_length,
+            batch_size=batch_size,
+            max_evaluation_rows=max_evaluation_rows,
+            trust_remote_code=trust_remote_code,
+        )
+    rows = [(name, f"{value:.4f}") for name, value in report["metrics"].items()]
+    rows += [("rows", report["rows"]), ("cut to length", report["truncated"]), ("seconds", report["seconds"])]
+    _show(f"{model} on {task} ({report['split']})", ("", ""), rows)
+    _write_json(report, json_file)
+
+
+@app.command()
+def predict(
+    model: Model,
+    source: Annotated[str, typer.Argument(help='A csv/jsonl/parquet file, a file of lines, or "-" for stdin.')] = "-",
+    output: Annotated[Path | None, typer.Option(help="A .csv or .jsonl file; standard output otherwise.")] = None,
+    text_column: Annotated[list[str], typer.Option(help="Column of text; twice for pairs.")] = ["text"],  # noqa: B006
+    pairs: Annotated[bool, typer.Option(help="Lines are two texts with a tab between.")] = False,
+    max_length: MaxLength = 128,
+    batch_size: Annotated[int, typer.Option(help="Texts at a time.")] = 64,
+    trust_remote_code: TrustRemoteCode = False,
+):
+    """Label texts: one JSON row per text, in order, with the label and its score."""
+    with _friendly_errors():
+        import compactbert
+
+        rows = compactbert.predict(
+            model,
+            source,
+            output,
+            text_columns=text_column,
+            pairs=pairs,
+            max_length=max_length,
+            batch_size=batch_size,
+            trust_remote_code=trust_remote_code,
+        )
+    if output is None:
+        sys.stdout.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    else:
+        _say(f"{len(rows)} rows written to {output}.")
+
+
+@contextmanager
+def _friendly_errors() -> Iterator[None]:
+    """Bad input ends with exit code 2 and the remedy in a line, not with a traceback."""
+    try:
+        yield
+    except ValueError as error:
+        typer.secho(f"Error: {error}", fg="red", err=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        _say("Interrupted. The same command continues where it was.")
+        raise typer.Exit(130) from error
+
+
+def _say(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+def _show(title: str, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, show_header=any(header))
+    for column in header:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console().print(table)
+
+
+def _show_finetune(report: dict[str, Any], output: Path) -> None:
+    rows = [(name, f"{value:.4f}") for name, value in report["metrics"].items()]
+    rows += [(f"{split} rows", count) for split, count in report["rows"].items()]
+    rows += [(f"{split} rows cut to length", count) for split, count in report["truncated"].items()]
+    rows += [("steps", report["steps"]), ("best step", report["best_step"])]
+    rows += [("seconds per epoch", report["seconds_per_epoch"]), ("precision", report["precision"])]
+    _show(f"{output} on {report['task']} ({report['split']})", ("", ""), rows)
+
+
+def _write_json(result: dict[str, Any], path: Path | None) -> None:
+    if path is not None:
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        partial.write_text(json.dumps(result, indent=2) + "\n")
+        partial.replace(path)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,209 @@
+"""Bulk prediction: texts in, labels with scores out."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from seqeval.metrics.sequence_labeling import get_entities
+from tokenizers import Encoding
+from tqdm.auto import tqdm
+from transformers import AutoConfig, DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..convert import load_pretrained
+from ..data import encode_texts, first_words, length_limit, read_table
+from ..data.tasks import FILE_SUFFIXES, check_columns
+
+
+logger = logging.get_logger(__name__)
+OUTPUT_SUFFIXES = (".csv", ".jsonl")
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    features: Sequence[dict[str, list[int]]],
+    batch_size: int = 64,
+) -> list[np.ndarray]:
+    """
+    Runs a model over encoded rows, longest first so that batches hold little padding.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): A model whose output has `logits`.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Pads the batches.
+        features (list of `dict`): Rows as [`~compactbert.data.encode_texts`] makes them.
+        batch_size (`int`, *optional*, defaults to 64): Rows at a time.
+
+    Returns:
+        Per row, in the order of `features`: float32 logits of shape `(num_labels,)`, or `(tokens, num_labels)`.
+    """
+    was_training = model.training
+    model.eval()
+    collator = DataCollatorWithPadding(tokenizer)
+    order = sorted(range(len(features)), key=lambda i: -len(features[i]["input_ids"]))
+    logits: list[np.ndarray] = [np.empty(0)] * len(features)
+    for start in tqdm(range(0, len(order), batch_size), desc="Predicting", disable=len(order) <= batch_size):
+        indices = order[start : start + batch_size]
+        batch = {name: tensor.to(model.device) for name, tensor in collator([features[i] for i in indices]).items()}
+        for i, row in zip(indices, model(**batch).logits.float().cpu().numpy(), strict=True):
+            logits[i] = row
+    model.train(was_training)
+    return logits
+
+
+def predict(
+    model: str | Path,
+    source: str | Path | Sequence[str] | Sequence[tuple[str, str]],
+    output: str | Path | None = None,
+    *,
+    text_columns: Sequence[str] = ("text",),
+    pairs: bool = False,
+    max_length: int = 128,
+    batch_size: int = 64,
+    trust_remote_code: bool = False,
+) -> list[dict[str, Any]]:
+    """
+    Labels texts.
+
+    Args:
+        model (`str` or `Path`):
+            Folder or Hub repository of a model for sequence or token classification.
+        source (`str`, `Path` or list):
+            A csv, jsonl or parquet file; any other file, read as one text per line; `"-"` for standard input, likewise;
+            or a list of texts or pairs.
+        output (`str` or `Path`, *optional*):
+            A csv or jsonl file to write the rows to; it appears when it is complete.
+        text_columns (list of `str`, *optional*, defaults to `("text",)`):
+            One or two columns of a csv, jsonl or parquet file.
+        pairs (`bool`, *optional*, defaults to `False`):
+            Lines are two texts with a tab between them.
+        max_length (`int`, *optional*, defaults to 128):
+            Longest input in tokens; how many texts were longer is logged.
+        batch_size (`int`, *optional*, defaults to 64):
+            Texts at a time.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Run the code of a repository that brings its own.
+
+    Returns:
+        Per text, in order: `text` (and `text_pair`) with `label` and `score` (its probability); for regression `score`
+        alone; for multi-label classification `labels`, those of probability 0.5 or more, and `scores` of all; for token
+        classification `entities` with `label`, `text`, `start` and `end` (characters) and `score`.
+
+    Raises:
+        ValueError: if the model or the input cannot be read, the input is empty or not UTF-8, or a column is missing.
+    """
+    if output is not None and Path(output).suffix not in OUTPUT_SUFFIXES:
+        raise ValueError(f"`output` must end in one of {OUTPUT_SUFFIXES}, got {str(output)!r}.")
+    columns = _read_columns(source, text_columns, pairs)
+    loaded, tokenizer = load_pretrained(model, _head_of(model, trust_remote_code), trust_remote_code)
+    limit = length_limit(loaded.config, tokenizer, max_length)
+    features, encodings, truncated = encode_texts(columns, tokenizer, limit)
+    if truncated:
+        logger.warning(f"{truncated} of {len(features)} texts were cut to {limit} tokens.")
+    rows = []
+    for i, logits in enumerate(predict_logits(loaded, tokenizer, features, batch_size)):
+        texts = dict(zip(("text", "text_pair"), (column[i] for column in columns), strict=False))
+        rows.append(texts | _describe(loaded, logits, encodings[i], texts["text"]))
+    if output is not None:
+        write_rows(rows, Path(output))
+    return rows
+
+
+def _head_of(model: str | Path, trust_remote_code: bool) -> str:
+    try:
+        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"Cannot load {str(model)!r}: {error}") from error
+    architecture = (config.architectures or ["a model without a head"])[0]
+    for head in ("ForSequenceClassification", "ForTokenClassification"):
+        if architecture.endswith(head):
+            return head
+    raise ValueError(
+        f"{str(model)!r} is {architecture}: expected a model for sequence or token classification. Fine-tune it first."
+    )
+
+
+def _read_columns(source: Any, text_columns: Sequence[str], pairs: bool) -> list[list[str]]:
+    if isinstance(source, str | Path) and Path(source).suffix in FILE_SUFFIXES:
+        table = read_table(Path(source))
+        check_columns(table, text_columns, str(source))
+        return [[str(text) for text in table[column]] for column in text_columns]
+    rows = _read_lines(source, pairs) if isinstance(source, str | Path) else list(source)
+    if not rows:
+        raise ValueError(f"There is nothing to predict: {str(source)[:80]!r} is empty.")
+    return [list(column) for column in zip(*rows, strict=True)] if isinstance(rows[0], tuple) else [rows]
+
+
+def _read_lines(source: str | Path, pairs: bool) -> list:
+    if str(source) == "-":
+        data = sys.stdin.buffer.read()
+    elif Path(source).is_file():
+        data = Path(source).read_bytes()
+    else:
+        raise ValueError(f"There is no file {str(source)!r}.")
+    try:
+        lines = data.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{str(source)!r} is not UTF-8 (byte {data[error.start]:#x} in line {line}): convert it, for example with "
+            f"`iconv -f latin1 -t utf8`."
+        ) from error
+    if not pairs:
+        return lines
+    rows = [tuple(line.split("\t")) for line in lines]
+    for number, row in enumerate(rows, start=1):
+        if len(row) != 2:
+            raise ValueError(f"Line {number} of {str(source)!r} has {len(row)} texts: expected two with a tab between.")
+    return rows
+
+
+def _describe(model: PreTrainedModel, logits: np.ndarray, encoding: Encoding, text: str) -> dict[str, Any]:
+    names: dict[int, str] = model.config.id2label  # type: ignore[assignment]
+    if model.config.problem_type == "regression":
+        return {"score": float(logits[0])}
+    if model.config.problem_type == "multi_label_classification":
+        scores = {names[i]: float(score) for i, score in enumerate(1 / (1 + np.exp(-logits)))}
+        return {"labels": [name for name, score in scores.items() if score >= 0.5], "scores": scores}
+    probabilities = np.exp(logits - logits.max(-1, keepdims=True))
+    probabilities /= probabilities.sum(-1, keepdims=True)
+    if logits.ndim == 1:
+        best = int(probabilities.argmax())
+        return {"label": names[best], "score": float(probabilities[best])}
+
+    starts = [token for token, word in enumerate(first_words(encoding)) if word is not None]
+    tags = [names[int(probabilities[token].argmax())] for token in starts]
+    entities = []
+    for label, first, last in get_entities(tags):
+        start = encoding.offsets[starts[first]][0]
+        last_word = encoding.word_ids[starts[last]]
+        end = max(
+            offsets[1] for offsets, word in zip(encoding.offsets, encoding.word_ids, strict=True) if word == last_word
+        )
+        score = float(np.mean([probabilities[starts[i]].max() for i in range(first, last + 1)]))
+        entities.append({"label": label, "text": text[start:end], "start": start, "end": end, "score": score})
+    return {"entities": entities}
+
+
+def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
+    """Writes rows as csv or jsonl; the file appears under its name when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        if path.suffix == ".csv":
+            pd.DataFrame(rows).to_csv(partial, index=False)
+        else:
+            partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+__all__ = ["predict", "predict_logits", "write_rows"]

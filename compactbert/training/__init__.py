@@ -1,0 +1,6 @@
+"""Training on transformers' `Trainer`."""
+
+from .finetuning import finetune
+
+
+__all__ = ["finetune"]
