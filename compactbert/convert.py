@@ -105,8 +105,8 @@ def to_transformers(model: PreTrainedModel) -> PreTrainedModel:
     source, target = sources[config.model_type]
     if config.is_heterogeneous:
         raise ValueError(
-            f"Cannot convert {name}: its layers differ in {sorted(config.per_layer_attributes or ())}, and all layers of "
-            f"a transformers {target} are alike."
+            f"Cannot convert {name}: its layers differ in {sorted(config.per_layer_attributes or ())}, and all layers "
+            f"of a transformers {target} are alike."
         )
     width = config.hidden_size if source == "SmBert" else config.true_hidden_size
     if config.head_size * config.num_attention_heads != width:
@@ -155,7 +155,8 @@ def _rebuild(
     is_base_without_pooler = getattr(model, "pooler", True) is None
     arguments = {"add_pooling_layer": False} if is_base_without_pooler else {}
     target = target_class(config, **arguments)
-    target.to(model.device, model.dtype)  # type: ignore[call-arg]
+    # PreTrainedModel.to is wrapped in a way that loses its signature.
+    target.to(model.device, model.dtype)  # type: ignore[arg-type]
     target.load_state_dict(state_dict, strict=True)
     return target.train(model.training)
 

@@ -61,5 +61,8 @@ class IbBertConfig(MobileBertMdConfig):
         kwargs.setdefault("auto_map", dict(AUTO_MAP))
         super().__post_init__(**kwargs)
 
+    # Not inherited: every configuration class is given a generated comparison.
+    __eq__ = MobileBertMdConfig.__eq__
+
 
 __all__ = ["IbBertConfig"]

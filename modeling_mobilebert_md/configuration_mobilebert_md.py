@@ -274,7 +274,7 @@ class MobileBertMdConfig(PreTrainedConfig):
 
     def __eq__(self, other):
         # The generated comparison reads every field, which raises for those that differ per layer.
-        return type(self) is type(other) and self.to_dict() == other.to_dict()
+        return type(self) is type(other) and self.to_diff_dict() == other.to_diff_dict()
 
 
 def _stage_fields(stages: Sequence[tuple[int, int]]) -> dict[str, Any]:

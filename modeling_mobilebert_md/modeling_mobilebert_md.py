@@ -825,7 +825,7 @@ class MobileBertMdForQuestionAnswering(MobileBertMdWithHead):
 
     def __init__(self, config: MobileBertMdConfig):
         super().__init__(config, add_pooling_layer=False)
-        self.qa_outputs = self._output_layer(config.num_labels)
+        self.qa_outputs = self._output_layer(2)
         self.post_init()
 
     @can_return_tuple

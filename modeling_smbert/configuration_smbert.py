@@ -173,7 +173,7 @@ class SmBertConfig(PreTrainedConfig):
     # Copied from configuration_mobilebert_md.MobileBertMdConfig.__eq__
     def __eq__(self, other):
         # The generated comparison reads every field, which raises for those that differ per layer.
-        return type(self) is type(other) and self.to_dict() == other.to_dict()
+        return type(self) is type(other) and self.to_diff_dict() == other.to_diff_dict()
 
 
 __all__ = ["SmBertConfig"]

@@ -1,0 +1,171 @@
+import pytest
+import torch
+import transformers
+from families import TASKS, build, inputs_for, perturb, tensors_of
+from transformers import BertConfig, MobileBertConfig
+
+from compactbert.convert import from_transformers, load_pretrained, to_transformers
+
+
+SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 24, "num_labels": 3}
+BERT = SIZES | {"num_attention_heads": 4, "classifier_dropout": 0.2, "layer_norm_eps": 1e-7}
+MOBILE = SIZES | {"embedding_size": 16, "intra_bottleneck_size": 16}
+SOURCES = {
+    "bert": ("Bert", BertConfig, BERT),
+    "bert-untied": ("Bert", BertConfig, BERT | {"tie_word_embeddings": False}),
+    "mobilebert": ("MobileBert", MobileBertConfig, MOBILE),
+    "mobilebert-opt": ("MobileBert", MobileBertConfig, MOBILE | {"classifier_activation": False}),
+    "mobilebert-without-opt": (
+        "MobileBert",
+        MobileBertConfig,
+        MOBILE | {"normalization_type": "layer_norm", "hidden_act": "gelu", "layer_norm_eps": 1e-3},
+    ),
+    "mobilebert-tiny": (
+        "MobileBert",
+        MobileBertConfig,
+        MOBILE | {"use_bottleneck_attention": True, "key_query_shared_bottleneck": False},
+    ),
+    "mobilebert-attention-and-shared": ("MobileBert", MobileBertConfig, MOBILE | {"use_bottleneck_attention": True}),
+    "mobilebert-no-bottleneck": ("MobileBert", MobileBertConfig, MOBILE | {"use_bottleneck": False}),
+    "mobilebert-no-trigram": ("MobileBert", MobileBertConfig, MOBILE | {"trigram_input": False}),
+}
+
+
+def build_source(source, name):
+    prefix, config_class, fields = SOURCES[source]
+    torch.manual_seed(0)
+    # transformers' question answering heads work with two labels only.
+    fields = fields | {"num_labels": 2} if name == "ForQuestionAnswering" else fields
+    return perturb(getattr(transformers, f"{prefix}{name}")(config_class(**fields))).eval()
+
+
+def assert_same_outputs(one, other, inputs):
+    one, other = tensors_of(one(**inputs)), tensors_of(other(**inputs))
+    assert one.keys() == other.keys()
+    for key in one:
+        torch.testing.assert_close(one[key], other[key], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Model", *(f"For{task}" for task in TASKS)])
+@pytest.mark.parametrize("source", SOURCES)
+def test_both_ways_with_identical_logits(source, name):
+    theirs = build_source(source, name)
+    ours = from_transformers(theirs)
+    expected = "SmBert" if source.startswith("bert") else "MobileBertMd"
+    assert type(ours).__name__ == f"{expected}{name}"
+    inputs = inputs_for(theirs)
+    assert_same_outputs(theirs, ours, inputs)
+    back = to_transformers(ours)
+    assert type(back) is type(theirs)
+    assert_same_outputs(theirs, back, inputs)
+    assert ours.config.id2label == theirs.config.id2label == back.config.id2label
+
+
+def test_bert_keeps_its_shape():
+    config = BertConfig(vocab_size=10, num_hidden_layers=1)
+    ours = from_transformers(transformers.BertModel(config))
+    assert (ours.config.num_attention_heads, ours.config.attention_head_size, ours.config.intermediate_size) == (
+        12,
+        64,
+        3072,
+    )
+
+
+def test_conversion_copies_weights():
+    theirs = build_source("bert", "Model")
+    ours = from_transformers(theirs)
+    before = theirs.embeddings.word_embeddings.weight.clone()
+    with torch.no_grad():
+        ours.embeddings.word_embeddings.weight.zero_()
+    assert torch.equal(theirs.embeddings.word_embeddings.weight, before)
+
+
+def test_a_missing_pooler_stays_missing_and_the_type_is_kept():
+    theirs = transformers.BertModel(BertConfig(**BERT), add_pooling_layer=False).bfloat16()
+    ours = from_transformers(theirs)
+    assert ours.pooler is None
+    assert ours.dtype == torch.bfloat16
+    assert to_transformers(ours).pooler is None
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            lambda: transformers.BertModel(BertConfig(**BERT, is_decoder=True)),
+            "`is_decoder=True`: our models are encoders",
+        ),
+        (lambda: transformers.BertLMHeadModel(BertConfig(**BERT)), "Cannot convert BertLMHeadModel: expected"),
+        (
+            lambda: transformers.DistilBertModel(transformers.DistilBertConfig(n_layers=1)),
+            "Cannot convert DistilBertModel",
+        ),
+        (
+            lambda: transformers.MobileBertModel(MobileBertConfig(**MOBILE, key_query_shared_bottleneck=False)),
+            "transformers cannot run it. Build an `IbBert",
+        ),
+        (lambda: build("smbert-uniform"), "Cannot convert SmBertModel"),
+    ],
+)
+def test_what_cannot_come_says_why(model, message):
+    with pytest.raises(ValueError, match=message):
+        from_transformers(model())
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda: build("smbert-uneven"), r"its layers differ in \['attention_head_size', 'intermediate_size'"),
+        (lambda: build("mobilebert_md-stages"), "its layers differ in"),
+        (lambda: build("smbert-uniform", attention_head_size=5), "4 heads of 5 do not add up to its width 32"),
+        (lambda: build("mobilebert_md-uniform", num_attention_heads=2, attention_head_size=4), "2 heads of 4"),
+        (lambda: build("mobilebert_md-padding_invariant"), "`padding_invariant_trigram=True`"),
+        (lambda: build("mobilebert_md-uniform", value_input_size=8), "`value_input_size=8`"),
+        (lambda: build("ib_bert-uniform"), "query and key read the feature map"),
+        (lambda: transformers.BertModel(BertConfig(**BERT)), "Cannot convert BertModel: expected an `SmBert"),
+    ],
+)
+def test_what_cannot_go_says_why(model, message):
+    with pytest.raises(ValueError, match=message):
+        to_transformers(model())
+
+
+def save(model, folder, minilm_tokenizer):
+    model.save_pretrained(folder)
+    minilm_tokenizer.save_pretrained(folder)
+
+
+def test_load_pretrained_converts_and_reads_our_own(tmp_path, minilm_tokenizer):
+    save(build_source("bert", "ForMaskedLM"), tmp_path / "bert", minilm_tokenizer)
+    save(build("mobilebert_md-stages", "ForMaskedLM"), tmp_path / "ours", minilm_tokenizer)
+    loaded, _ = load_pretrained(tmp_path / "bert", "ForSequenceClassification", num_labels=5)
+    assert type(loaded).__name__ == "SmBertForSequenceClassification"
+    assert loaded.num_labels == 5
+    loaded, _ = load_pretrained(tmp_path / "ours", "ForTokenClassification")
+    assert type(loaded).__name__ == "MobileBertMdForTokenClassification"
+
+
+def test_corrupt_and_truncated_weights_are_refused(tmp_path, minilm_tokenizer):
+    save(build("smbert-uniform"), tmp_path, minilm_tokenizer)
+    weights = tmp_path / "model.safetensors"
+    data = weights.read_bytes()
+    for broken in (data[: len(data) // 2], b"\xff" * 100, b""):
+        weights.write_bytes(broken)
+        with pytest.raises(ValueError, match="corrupt or cut short"):
+            load_pretrained(tmp_path, "ForSequenceClassification")
+
+
+def test_weights_of_another_shape_or_family_are_refused(tmp_path, minilm_tokenizer):
+    save(build("smbert-uniform"), tmp_path, minilm_tokenizer)
+    config = build("smbert-uniform", hidden_size=64).config
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="does not fit its configuration"):
+        load_pretrained(tmp_path, "ForSequenceClassification")
+    build("mobilebert_md-uniform").config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="does not fit its configuration|has no weights for"):
+        load_pretrained(tmp_path, "ForSequenceClassification")
+
+
+def test_missing_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="Cannot load"):
+        load_pretrained(tmp_path / "nowhere", "ForSequenceClassification")
