@@ -16,7 +16,7 @@ import typer
 import compactbert
 
 
-RUNS = {"mrpc": {"epochs": 4}, "rte": {"epochs": 4}, "sst2": {"epochs": 2, "max_length": 64}}
+RUNS = {"mrpc": {"epochs": 4}, "rte": {"epochs": 4}, "sst2": {"epochs": 1, "max_length": 64}}
 RESULTS = Path(__file__).with_suffix(".json")
 
 

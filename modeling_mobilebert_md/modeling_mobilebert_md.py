@@ -254,16 +254,14 @@ class MobileBertMdSelfAttention(nn.Module):
         return attn_output.reshape(*input_shape, -1).contiguous(), attn_weights
 
 
-class MobileBertMdSelfOutput(nn.Module):
-    def __init__(self, config: MobileBertMdConfig, layer_idx: int):
+class MobileBertMdResidualOutput(nn.Module):
+    """The linear layer that ends a block, with its residual connection."""
+
+    def __init__(self, config: MobileBertMdConfig, input_size: int, output_size: int, dropout: float = 0.0):
         super().__init__()
-        layer_config = config.per_layer_config[layer_idx]
-        width = layer_config.true_hidden_size
-        all_head_size = layer_config.num_attention_heads * layer_config.head_size
-        self.dense = NORM2LINEAR[config.normalization_type](all_head_size, width)
-        self.LayerNorm = NORM2FN[config.normalization_type](width, eps=config.layer_norm_eps)
-        # MobileBERT has no dropout inside a bottleneck.
-        self.dropout = nn.Dropout(0.0 if config.use_bottleneck else config.hidden_dropout_prob)
+        self.dense = NORM2LINEAR[config.normalization_type](input_size, output_size)
+        self.LayerNorm = NORM2FN[config.normalization_type](output_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         return self.LayerNorm(self.dropout(self.dense(hidden_states)) + residual)
@@ -272,8 +270,12 @@ class MobileBertMdSelfOutput(nn.Module):
 class MobileBertMdAttention(nn.Module):
     def __init__(self, config: MobileBertMdConfig, layer_idx: int):
         super().__init__()
+        layer_config = config.per_layer_config[layer_idx]
+        all_head_size = layer_config.num_attention_heads * layer_config.head_size
+        # MobileBERT has no dropout inside a bottleneck.
+        dropout = 0.0 if config.use_bottleneck else config.hidden_dropout_prob
         self.self = MobileBertMdSelfAttention(config, layer_idx)
-        self.output = MobileBertMdSelfOutput(config, layer_idx)
+        self.output = MobileBertMdResidualOutput(config, all_head_size, layer_config.true_hidden_size, dropout)
 
     def forward(
         self,
@@ -300,20 +302,6 @@ class MobileBertMdIntermediate(nn.Module):
         return self.intermediate_act_fn(self.dense(hidden_states))
 
 
-class MobileBertMdOutputBottleneck(nn.Module):
-    """From a layer's width back to the feature map."""
-
-    def __init__(self, config: MobileBertMdConfig, layer_idx: int):
-        super().__init__()
-        width = config.per_layer_config[layer_idx].true_hidden_size
-        self.dense = NORM2LINEAR[config.normalization_type](width, config.hidden_size)
-        self.LayerNorm = NORM2FN[config.normalization_type](config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        return self.LayerNorm(self.dropout(self.dense(hidden_states)) + residual)
-
-
 class MobileBertMdOutput(nn.Module):
     """Second half of the last feed-forward network of a layer, and the way back to the feature map."""
 
@@ -325,7 +313,9 @@ class MobileBertMdOutput(nn.Module):
         # transformers' MobileBERT leaves `layer_norm_eps` out here, which parity asks for.
         self.LayerNorm = NORM2FN[config.normalization_type](width)
         self.dropout = nn.Dropout(0.0 if config.use_bottleneck else config.hidden_dropout_prob)
-        self.bottleneck = MobileBertMdOutputBottleneck(config, layer_idx) if config.use_bottleneck else None
+        self.bottleneck = None
+        if config.use_bottleneck:
+            self.bottleneck = MobileBertMdResidualOutput(config, width, config.hidden_size, config.hidden_dropout_prob)
 
     def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor, map_residual: torch.Tensor) -> torch.Tensor:
         hidden_states = self.LayerNorm(self.dropout(self.dense(hidden_states)) + residual)
@@ -365,25 +355,14 @@ class MobileBertMdBottleneck(nn.Module):
         return hidden_states, hidden_states, hidden_states, layer_input
 
 
-class MobileBertMdFFNOutput(nn.Module):
-    def __init__(self, config: MobileBertMdConfig, layer_idx: int):
-        super().__init__()
-        layer_config = config.per_layer_config[layer_idx]
-        width = layer_config.true_hidden_size
-        self.dense = NORM2LINEAR[config.normalization_type](layer_config.intermediate_size, width)
-        self.LayerNorm = NORM2FN[config.normalization_type](width, eps=config.layer_norm_eps)
-
-    def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        return self.LayerNorm(self.dense(hidden_states) + residual)
-
-
 class MobileBertMdFFN(nn.Module):
     """One of the feed-forward networks stacked before a layer's last one (paper, section 3.2)."""
 
     def __init__(self, config: MobileBertMdConfig, layer_idx: int):
         super().__init__()
+        layer_config = config.per_layer_config[layer_idx]
         self.intermediate = MobileBertMdIntermediate(config, layer_idx)
-        self.output = MobileBertMdFFNOutput(config, layer_idx)
+        self.output = MobileBertMdResidualOutput(config, layer_config.intermediate_size, layer_config.true_hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.output(self.intermediate(hidden_states), hidden_states)

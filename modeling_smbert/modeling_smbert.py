@@ -142,6 +142,7 @@ class SmBertResidualOutput(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
+    # Copied from modeling_mobilebert_md.MobileBertMdResidualOutput.forward
     def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         return self.LayerNorm(self.dropout(self.dense(hidden_states)) + residual)
 
@@ -255,7 +256,6 @@ class SmBertPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": SmBertLayer, "attentions": SmBertSelfAttention}
 
-    # Copied from modeling_mobilebert_md.MobileBertMdPreTrainedModel.__init__ with MobileBertMd->SmBert
     def __init__(self, config: SmBertConfig, *args, **kwargs):
         # Fields may have been assigned since the configuration checked itself.
         config.validate_architecture()

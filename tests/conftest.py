@@ -24,3 +24,24 @@ def minilm_tokenizer():
     from compactbert.convert import minilm_path
 
     return AutoTokenizer.from_pretrained(minilm_path())
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory, minilm_tokenizer):
+    """Folder of a tiny SmBERT with the real vocabulary, quick to fine-tune."""
+    from families import build
+
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    build("smbert-uneven", vocab_size=len(minilm_tokenizer), max_position_embeddings=64).save_pretrained(folder)
+    minilm_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    """A csv file that a tiny model can learn: the label is whether the text says "good"."""
+    words = ["film", "actor", "story", "music", "ending"]
+    rows = [f"{words[i % 5]} is {'good' if i % 2 else 'bad'},{'pos' if i % 2 else 'neg'}" for i in range(200)]
+    path = tmp_path / "reviews.csv"
+    path.write_text("text,label\n" + "\n".join(rows) + "\n")
+    return path

@@ -1,8 +1,9 @@
 """Tiny models of every family, uniform and with layers that differ: what the model tests run over."""
 
+import torch
+
 import modeling_mobilebert_md
 import modeling_smbert
-import torch
 
 
 TASKS = (

@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 from families import TASKS, build, inputs_for, tensors_of
-from modeling_mobilebert_md import IbBertConfig, IbBertModel
 from torch import nn
+
+from modeling_mobilebert_md import IbBertConfig, IbBertModel
 
 
 # Without the pooler's tanh, which turns values this large into signs: rounding flips those that lie near zero.

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -212,19 +213,17 @@ def read_table(path: Path) -> Dataset:
     """
     if not path.is_file():
         raise ValueError(f"There is no file {str(path)!r}.")
+    data = path.read_bytes()
+    text = "" if path.suffix == ".parquet" else decode_utf8(data, str(path))
     try:
         if path.suffix == ".parquet":
-            table = Dataset(pq.read_table(path))
+            table = Dataset(pq.read_table(BytesIO(data)))
         elif path.suffix == ".csv":
             # Only an empty field is a missing one: "NA" and "null" are text.
-            table = Dataset.from_pandas(pd.read_csv(path, keep_default_na=False, na_values=[""]), preserve_index=False)
+            frame = pd.read_csv(StringIO(text), keep_default_na=False, na_values=[""])
+            table = Dataset.from_pandas(frame, preserve_index=False)
         else:
-            table = Dataset.from_pandas(pd.read_json(path, lines=True), preserve_index=False)
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{str(path)!r} is not UTF-8 (byte {error.object[error.start]:#x} at position {error.start}): convert it, "
-            f"for example with `iconv -f latin1 -t utf8`."
-        ) from error
+            table = Dataset.from_pandas(pd.read_json(StringIO(text), lines=True), preserve_index=False)
     except pd.errors.EmptyDataError as error:
         raise ValueError(f"{str(path)!r} is empty: expected a table with a header.") from error
     except (pd.errors.ParserError, ArrowInvalid, ValueError) as error:
@@ -232,6 +231,18 @@ def read_table(path: Path) -> Dataset:
     if len(table) == 0:
         raise ValueError(f"{str(path)!r} has no rows.")
     return table
+
+
+def decode_utf8(data: bytes, source: str) -> str:
+    """Text of `data`; raises a `ValueError` that names `source` and the line if it is not UTF-8."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{source!r} is not UTF-8 (byte {data[error.start]:#x} in line {line}): convert it, for example with "
+            f"`iconv -f latin1 -t utf8`."
+        ) from error
 
 
 def _label(name: str, spec: TaskSpec, train: Dataset | None, evaluation: Dataset, evaluation_split: str) -> Task:
@@ -338,4 +349,14 @@ def _label_ids(value: Any, to_id: Mapping, problem: Problem) -> Any:
     return row
 
 
-__all__ = ["METRICS_OF_PROBLEM", "TASKS", "Problem", "Task", "TaskSpec", "check_columns", "load_task", "read_table"]
+__all__ = [
+    "METRICS_OF_PROBLEM",
+    "TASKS",
+    "Problem",
+    "Task",
+    "TaskSpec",
+    "check_columns",
+    "decode_utf8",
+    "load_task",
+    "read_table",
+]

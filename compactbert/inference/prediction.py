@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 from ..convert import load_pretrained
 from ..data import encode_texts, first_words, length_limit, read_table
-from ..data.tasks import FILE_SUFFIXES, check_columns
+from ..data.tasks import FILE_SUFFIXES, check_columns, decode_utf8
 
 
 logger = logging.get_logger(__name__)
@@ -148,14 +148,7 @@ def _read_lines(source: str | Path, pairs: bool) -> list:
         data = Path(source).read_bytes()
     else:
         raise ValueError(f"There is no file {str(source)!r}.")
-    try:
-        lines = data.decode("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{str(source)!r} is not UTF-8 (byte {data[error.start]:#x} in line {line}): convert it, for example with "
-            f"`iconv -f latin1 -t utf8`."
-        ) from error
+    lines = decode_utf8(data, str(source)).splitlines()
     if not pairs:
         return lines
     rows = [tuple(line.split("\t")) for line in lines]

@@ -99,7 +99,7 @@ def finetune(
     settings.pop("task_options")
     settings |= task_options
     _check_ranges(epochs, learning_rate, batch_size, early_stopping, precision)
-    work_dir = _open_work_dir(Path(output_dir), settings)
+    _check_free(Path(output_dir))
     loaded_task = load_task(task, data_dir, **task_options)
     if loaded_task.train is None:
         raise ValueError(f"Task {task!r} has no training split, only {loaded_task.evaluation_split!r}: evaluate on it.")
@@ -110,6 +110,7 @@ def finetune(
     train, train_truncated = encode_task(loaded_task, loaded_task.train, tokenizer, limit)
     evaluation, evaluation_truncated = encode_task(loaded_task, loaded_task.evaluation, tokenizer, limit)
 
+    work_dir = _open_work_dir(Path(output_dir), settings)
     if precision == "auto":
         precision = "bf16" if _computes_in_bf16() else "fp32"
     steps_per_epoch = -(-len(train) // batch_size)
@@ -180,13 +181,16 @@ def _check_ranges(
         raise ValueError(f"`precision` must be one of {get_args(Precision)}, got {precision!r}.")
 
 
-def _open_work_dir(output_dir: Path, settings: dict[str, Any]) -> Path:
-    """The folder of an unfinished run: made, or taken up again if its settings are these."""
+def _check_free(output_dir: Path) -> None:
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise ValueError(f"{str(output_dir)!r} exists: choose another `output_dir`, or remove it.")
+
+
+def _open_work_dir(output_dir: Path, settings: dict[str, Any]) -> Path:
+    """The folder of an unfinished run: made, or taken up again if its settings are these."""
     work_dir = output_dir.with_name(f"{output_dir.name}.partial")
     record = work_dir / "settings.json"
-    if record.is_file():
+    if _last_complete_checkpoint(work_dir) is not None:
         earlier = json.loads(record.read_text())
         different = sorted(key for key in earlier.keys() | settings if earlier.get(key) != settings.get(key))
         if different:

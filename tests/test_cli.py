@@ -1,0 +1,68 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from compactbert.cli import app
+
+
+COMMANDS = ("demo", "finetune", "evaluate", "predict")
+
+
+def run(*arguments, **options):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], **options)
+
+
+def test_the_whole_job(tiny_model, reviews, tmp_path):
+    model, report = tmp_path / "model", tmp_path / "report.json"
+    options = ["--epochs", 4, "--learning-rate", 3e-3, "--batch-size", 8, "--max-length", 16]
+    result = run("finetune", "--model", tiny_model, "--task", reviews, "--output", model, "--json", report, *options)
+    assert result.exit_code == 0, result.output
+    assert "accuracy" in result.output
+    assert json.loads(report.read_text())["metrics"]["accuracy"] == 1.0
+
+    result = run("evaluate", "--model", model, "--task", reviews)
+    assert result.exit_code == 0, result.output
+    assert "1.0000" in result.output
+
+    result = run("predict", "--model", model, input="film is good\nstory is bad\n")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["label"] for row in rows] == ["pos", "neg"]
+
+    result = run("predict", "--model", model, reviews, "--output", tmp_path / "labels.csv")
+    assert result.exit_code == 0, result.output
+    assert len((tmp_path / "labels.csv").read_text().splitlines()) == 201
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("finetune", "--model", "/nowhere", "--task", "docstrings", "--output", "OUT"),
+        ("finetune", "--model", "minilm", "--task", "sst3", "--output", "OUT"),
+        ("evaluate", "--model", "/nowhere", "--task", "docstrings"),
+        ("predict", "--model", "/nowhere", "/nowhere.txt"),
+    ],
+)
+def test_bad_input_ends_with_code_2_and_a_line(arguments, tmp_path):
+    result = run(*(str(tmp_path / "out") if argument == "OUT" else argument for argument in arguments))
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command(command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "--" in result.output
+
+
+@pytest.mark.parametrize("script", ["compactbert", "hf-compactbert"])
+def test_the_scripts_are_installed(script):
+    path = os.path.join(os.path.dirname(sys.executable), script)
+    output = subprocess.run([path, "--help"], capture_output=True, text=True, check=True).stdout
+    assert all(command in output for command in COMMANDS)

@@ -1,0 +1,124 @@
+"""The rules of the house that a machine can check."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parent.parent
+HUB_PACKAGES = ("modeling_mobilebert_md", "modeling_smbert")
+# Each part of the toolkit may import the ones before it.
+LAYERS = ("presets", "convert", "data", "training", "inference", "evaluation", "hub", "recipes", "cli")
+SOURCES = [path for package in ("compactbert", *HUB_PACKAGES) for path in sorted((ROOT / package).rglob("*.py"))]
+HUB_FILES = [path for path in SOURCES if path.parent.name in HUB_PACKAGES and path.name != "__init__.py"]
+PYTHON_FILES = [path for path in ROOT.rglob("*.py") if not {".venv", "build", "dist"} & set(path.parts)]
+
+
+def imports_of(path: Path) -> list[tuple[int, str]]:
+    """(level, module) of every import, wherever in the file."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(0, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.level, node.module or ""))
+    return found
+
+
+@pytest.mark.parametrize("path", HUB_FILES, ids=lambda path: path.name)
+def test_hub_files_are_self_contained(path):
+    allowed = {"torch", "transformers", *sys.stdlib_module_names}
+    for level, module in imports_of(path):
+        if level == 0:
+            assert module.split(".")[0] in allowed or module == "huggingface_hub.dataclasses", module
+            assert module != "__future__"
+        else:
+            assert level == 1
+            assert (path.parent / f"{module}.py").is_file(), module
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.parent.name not in HUB_PACKAGES], ids=lambda p: p.name)
+def test_the_toolkit_imports_in_one_direction(path):
+    parts = path.relative_to(ROOT / "compactbert").with_suffix("").parts
+    if parts == ("__init__",):
+        return
+    own = LAYERS.index(parts[0])
+    # From a module of a package, one dot is the package itself and two are the toolkit.
+    toolkit_level = len(parts)
+    for level, module in imports_of(path):
+        if level == toolkit_level and module:
+            other = module.split(".")[0]
+            assert LAYERS.index(other) < own, f"{path.name} imports {other}"
+        elif level == 0 and module.split(".")[0] == "compactbert":
+            assert parts == ("cli",), "only the command line names its own package"
+
+
+def test_model_packages_never_import_the_toolkit():
+    for path in SOURCES:
+        if path.parent.name in HUB_PACKAGES:
+            assert not [module for level, module in imports_of(path) if module.split(".")[0] == "compactbert"]
+
+
+COPY = re.compile(r"^( *)# Copied from (\w+)\.([\w.]+)(?: with (.+))?$", re.MULTILINE)
+
+
+def definition(tree: ast.AST, dotted: str) -> ast.AST:
+    for name in dotted.split("."):
+        tree = next(
+            node
+            for node in tree.body
+            if getattr(node, "name", None) == name
+            or (isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == name)
+        )
+    return tree
+
+
+def test_copies_are_equal_to_their_originals():
+    checked = 0
+    for path in HUB_FILES:
+        text = path.read_text()
+        tree = ast.parse(text)
+        for match in COPY.finditer(text):
+            _, module, dotted, renames = match.groups()
+            line = text[: match.start()].count("\n") + 2
+            copy = next(
+                node
+                for node in ast.walk(tree)
+                if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Assign)
+                and min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) == line
+            )
+            source = next(other for other in HUB_FILES if other.stem == module).read_text()
+            for rename in (renames or "").split(","):
+                if rename:
+                    source = source.replace(*rename.strip().split("->"))
+                    dotted = dotted.replace(*rename.strip().split("->"))
+            assert ast.dump(copy) == ast.dump(definition(ast.parse(source), dotted)), f"{path.name}: {match.group(0)}"
+            checked += 1
+    assert checked > 10
+
+
+def test_files_are_short_and_named():
+    for path in PYTHON_FILES:
+        assert len(path.read_text().splitlines()) <= 900, path
+        assert path.stem not in {"utils", "helpers", "common", "misc"}, path
+
+
+def test_importing_the_toolkit_costs_no_more_than_the_models():
+    def loaded_by(packages):
+        code = f"import {packages}, sys; print([m for m in ('datasets', 'pandas', 'sklearn') if m in sys.modules])"
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert loaded_by("compactbert, compactbert.cli") == loaded_by("modeling_mobilebert_md, modeling_smbert")
+
+
+def test_public_names_exist():
+    import compactbert
+
+    for name in compactbert.__all__:
+        assert callable(getattr(compactbert, name))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        compactbert.nothing  # noqa: B018

@@ -1,0 +1,156 @@
+"""Saved folders in a Python that does not have our packages."""
+
+import json
+
+import pytest
+import torch
+from families import FAMILIES, TASKS, build, inputs_for, tensors_of
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer, pipeline
+
+from compactbert.hub import classify_in_clean_process, run_without_packages
+
+
+LOAD_ALL = """
+import json, sys, torch, transformers
+folder, inputs = sys.argv[1], torch.load(sys.argv[2])
+result = {}
+for auto_name in sys.argv[3:]:
+    auto_class = getattr(transformers, auto_name)
+    model = auto_class.from_pretrained(f"{folder}/{auto_name}", trust_remote_code=True).eval()
+    output = model(**inputs[auto_name])
+    result[auto_name] = {
+        "module": type(model).__module__,
+        "tensors": {k: v.tolist() for k, v in output.items() if isinstance(v, torch.Tensor)},
+    }
+print(json.dumps(result))
+"""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_auto_class_loads_in_a_clean_process(family, tmp_path):
+    heads = {"AutoModel": "Model", **{f"AutoModelFor{task}": f"For{task}" for task in TASKS}}
+    expected, inputs = {}, {}
+    for auto_name, name in heads.items():
+        model = build(family, name)
+        model.save_pretrained(tmp_path / auto_name)
+        inputs[auto_name] = inputs_for(model)
+        expected[auto_name] = tensors_of(model(**inputs[auto_name]))
+    torch.save(inputs, tmp_path / "inputs.pt")
+    loaded = json.loads(
+        run_without_packages(LOAD_ALL, str(tmp_path), str(tmp_path / "inputs.pt"), *heads).splitlines()[-1]
+    )
+    for auto_name in heads:
+        assert loaded[auto_name]["module"].startswith("transformers_modules.")
+        for key, value in expected[auto_name].items():
+            torch.testing.assert_close(torch.tensor(loaded[auto_name]["tensors"][key]), value)
+
+
+def test_any_auto_class_loads_a_checkpoint_of_another_head(tmp_path):
+    build("ib_bert-stages", "ForMaskedLM").save_pretrained(tmp_path)
+    code = """
+import sys, transformers
+for auto_name in transformers.AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True).auto_map:
+    if auto_name != "AutoConfig":
+        print(type(getattr(transformers, auto_name).from_pretrained(sys.argv[1], trust_remote_code=True)).__name__)
+"""
+    names = run_without_packages(code, str(tmp_path)).split()
+    assert sorted(names) == sorted(["IbBertModel", *(f"IbBertFor{task}" for task in TASKS)])
+
+
+def test_a_remote_model_saves_its_code_again(tmp_path):
+    build("mobilebert_md-stages", "ForSequenceClassification").save_pretrained(tmp_path / "first")
+    code = """
+import sys
+from transformers import AutoModelForSequenceClassification
+model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1], trust_remote_code=True)
+model.save_pretrained(sys.argv[2])
+"""
+    run_without_packages(code, str(tmp_path / "first"), str(tmp_path / "second"))
+    first, second = (sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("first", "second"))
+    assert first == second
+    config = json.loads((tmp_path / "second" / "config.json").read_text())
+    assert config["auto_map"] == json.loads((tmp_path / "first" / "config.json").read_text())["auto_map"]
+
+
+@pytest.mark.parametrize(
+    ("family", "code_files"),
+    [
+        ("mobilebert_md-stages", ["configuration_mobilebert_md.py", "modeling_mobilebert_md.py"]),
+        ("smbert-uneven", ["configuration_smbert.py", "modeling_smbert.py"]),
+        (
+            "ib_bert-uniform",
+            [
+                "configuration_ib_bert.py",
+                "configuration_mobilebert_md.py",
+                "modeling_ib_bert.py",
+                "modeling_mobilebert_md.py",
+            ],
+        ),
+    ],
+)
+def test_a_saved_folder_holds_what_it_needs_and_no_more(family, code_files, tmp_path):
+    build(family, "ForMaskedLM").save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*code_files, "config.json", "model.safetensors"])
+
+
+def test_without_trust_the_code_is_refused(tmp_path):
+    build("smbert-uniform").save_pretrained(tmp_path)
+    code = """
+import sys
+from transformers import AutoModel
+AutoModel.from_pretrained(sys.argv[1], trust_remote_code=False)
+"""
+    with pytest.raises(RuntimeError, match="custom code"):
+        run_without_packages(code, str(tmp_path))
+
+
+@pytest.mark.parametrize("trust_remote_code", [None, True])
+def test_the_installed_class_wins(tmp_path, trust_remote_code):
+    model = build("smbert-uniform", "ForSequenceClassification")
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path, trust_remote_code=trust_remote_code)
+    assert type(loaded) is type(model)
+    assert type(AutoConfig.from_pretrained(tmp_path, trust_remote_code=trust_remote_code)) is type(model.config)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pipelines_work_here_and_there(family, tmp_path, minilm_tokenizer):
+    vocab_size = len(minilm_tokenizer)
+    model = build(family, "ForSequenceClassification", vocab_size=vocab_size)
+    model.save_pretrained(tmp_path)
+    minilm_tokenizer.save_pretrained(tmp_path)
+    texts = ["a first text", "and another"]
+    here = pipeline("text-classification", model=str(tmp_path))(texts)
+    there = classify_in_clean_process(tmp_path, texts)
+    assert there["class"] == type(model).__name__
+    assert [row["label"] for row in there["rows"]] == [row["label"] for row in here]
+    assert [row["score"] for row in there["rows"]] == pytest.approx([row["score"] for row in here])
+
+
+def test_fill_mask_and_token_classification_pipelines(tmp_path, minilm_tokenizer):
+    for name, task, text in (
+        ("ForMaskedLM", "fill-mask", "a [MASK] text"),
+        ("ForTokenClassification", "token-classification", "a text"),
+        ("Model", "feature-extraction", "a text"),
+    ):
+        build("mobilebert_md-stages", name, vocab_size=len(minilm_tokenizer)).save_pretrained(tmp_path / name)
+        minilm_tokenizer.save_pretrained(tmp_path / name)
+        assert pipeline(task, model=str(tmp_path / name))(text)
+
+
+def test_the_tokenizer_is_berts(tmp_path, minilm_tokenizer):
+    build("mobilebert_md-stages", vocab_size=len(minilm_tokenizer)).save_pretrained(tmp_path)
+    minilm_tokenizer.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["tokenizer_class"] == "BertTokenizer"
+    # A folder with nothing but the vocabulary: the model type tells.
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "vocab.txt").write_text(
+        "".join(f"{word}\n" for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"))
+    )
+    assert type(AutoTokenizer.from_pretrained(tmp_path)) is BertTokenizer
+
+
+def test_the_clean_process_really_lacks_our_packages():
+    with pytest.raises(RuntimeError, match="No module named 'compactbert'"):
+        run_without_packages("import compactbert")

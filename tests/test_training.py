@@ -1,0 +1,188 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import compactbert
+
+
+SETTINGS = {"epochs": 4, "learning_rate": 3e-3, "batch_size": 8, "max_length": 16}
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_weights(one, other):
+    one, other = weights(one), weights(other)
+    assert one.keys() == other.keys()
+    for key in one:
+        assert torch.equal(one[key], other[key]), key
+
+
+def test_finetune_evaluate_and_predict(tiny_model, reviews, tmp_path):
+    output = tmp_path / "out"
+    report = compactbert.finetune(tiny_model, str(reviews), output, **SETTINGS)
+    assert report["metrics"]["accuracy"] == 1.0
+    assert report["rows"] == {"train": 180, "held_out": 20}
+    assert report == json.loads((output / "metrics.json").read_text())
+    assert not (tmp_path / "out.partial").exists()
+    names = {path.name for path in output.iterdir()}
+    assert names == {"config.json", "configuration_smbert.py", "modeling_smbert.py", "model.safetensors"} | {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "metrics.json",
+    }
+    config = json.loads((output / "config.json").read_text())
+    assert config["id2label"] == {"0": "neg", "1": "pos"}
+    assert "use_cache" not in config
+
+    scores = compactbert.evaluate(output, task=str(reviews))
+    assert scores["metrics"] == report["metrics"]
+    rows = compactbert.predict(output, ["film is good", "ending is bad"])
+    assert [row["label"] for row in rows] == ["pos", "neg"]
+    assert all(0.5 < row["score"] <= 1 for row in rows)
+
+
+def test_training_changes_every_weight_and_not_the_source(tiny_model, reviews, tmp_path):
+    before = weights(tiny_model)
+    compactbert.finetune(tiny_model, str(reviews), tmp_path / "out", **SETTINGS)
+    assert all(torch.equal(before[key], value) for key, value in weights(tiny_model).items())
+    after = weights(tmp_path / "out")
+    unchanged = [key for key in before if torch.equal(before[key], after[f"bert.{key}"])]
+    # Positions beyond the longest text and unused tokens share a table with those that change.
+    assert not unchanged
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny_model, reviews, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        compactbert.finetune(tiny_model, str(reviews), tmp_path / name, seed=seed, **SETTINGS)
+    assert_same_weights(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(AssertionError):
+        assert_same_weights(tmp_path / "a", tmp_path / "c")
+
+
+def test_a_killed_run_continues_to_the_same_weights(tiny_model, reviews, tmp_path):
+    compactbert.finetune(tiny_model, str(reviews), tmp_path / "whole", **SETTINGS)
+    output = tmp_path / "killed"
+    code = (
+        "import compactbert, sys\n"
+        f"compactbert.finetune({str(tiny_model)!r}, {str(reviews)!r}, {str(output)!r}, **{SETTINGS!r})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    partial = tmp_path / "killed.partial"
+    deadline = time.monotonic() + 120
+    while not list(partial.glob("checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert partial.is_dir()
+    assert not output.exists()
+    # What a kill in the middle of a checkpoint leaves behind.
+    (partial / "checkpoint-9999").mkdir()
+    (partial / "checkpoint-9999" / "model.safetensors").write_bytes(b"half")
+    compactbert.finetune(tiny_model, str(reviews), output, **SETTINGS)
+    assert not partial.exists()
+    assert_same_weights(tmp_path / "whole", output)
+
+
+def test_an_unfinished_run_with_other_settings_is_not_continued(tiny_model, reviews, tmp_path):
+    partial = tmp_path / "out.partial"
+    (partial / "checkpoint-1").mkdir(parents=True)
+    (partial / "checkpoint-1" / "trainer_state.json").write_text('{"global_step": 1}')
+    (partial / "settings.json").write_text(json.dumps({"seed": 1}))
+    with pytest.raises(ValueError, match="unfinished run with other settings .*`seed` was 1, is 42"):
+        compactbert.finetune(tiny_model, str(reviews), tmp_path / "out")
+
+
+def test_early_stopping_stops_and_keeps_the_best(tiny_model, reviews, tmp_path):
+    settings = SETTINGS | {"epochs": 30}
+    report = compactbert.finetune(tiny_model, str(reviews), tmp_path / "out", early_stopping=2, **settings)
+    steps_per_epoch = 23
+    assert report["steps"] < 30 * steps_per_epoch
+    assert report["best_step"] == report["steps"] - 2 * steps_per_epoch
+
+
+@pytest.mark.parametrize(
+    ("columns", "metric"),
+    [
+        ({"label": [0.5, 1.5] * 50}, "pearson"),
+        ({"label": [["a"], ["a", "b"]] * 50}, "micro_f1"),
+        ({"text": [["good", "film"], ["bad", "film"]] * 50, "label": [["B-X", "O"], ["O", "O"]] * 50}, "seqeval_f1"),
+    ],
+)
+def test_other_problems(tiny_model, tmp_path, columns, metric):
+    table = pd.DataFrame({"text": ["good film", "bad film"] * 50} | columns)
+    for split in ("train", "test"):
+        table.to_parquet(tmp_path / f"{split}.parquet")
+    report = compactbert.finetune(tiny_model, str(tmp_path), tmp_path / "out", **SETTINGS)
+    assert report["metrics"][metric] > 0.99
+    assert compactbert.evaluate(tmp_path / "out", task=str(tmp_path))["metrics"] == pytest.approx(report["metrics"])
+    good, bad = compactbert.predict(tmp_path / "out", ["good film", "bad film"])
+    if metric == "pearson":
+        assert good["score"] < bad["score"]
+    elif metric == "micro_f1":
+        assert (good["labels"], bad["labels"]) == (["a"], ["a", "b"])
+    else:
+        assert [(e["label"], e["text"], e["start"], e["end"]) for e in good["entities"]] == [("X", "good", 0, 4)]
+        assert bad["entities"] == []
+
+
+def test_pairs_from_columns(tiny_model, tmp_path):
+    rows = {"premise": ["x", "y"] * 50, "claim": ["good", "bad"] * 50, "gold": ["yes", "no"] * 50}
+    pd.DataFrame(rows).to_csv(tmp_path / "pairs.csv", index=False)
+    columns = {"text_columns": ["premise", "claim"], "label_column": "gold"}
+    report = compactbert.finetune(tiny_model, str(tmp_path / "pairs.csv"), tmp_path / "out", **columns, **SETTINGS)
+    assert report["metrics"]["accuracy"] == 1.0
+    rows = compactbert.predict(tmp_path / "out", [("x", "good"), ("y", "bad")])
+    assert [(row["text"], row["text_pair"], row["label"]) for row in rows] == [("x", "good", "yes"), ("y", "bad", "no")]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "`epochs` must be positive, got 0"),
+        ({"learning_rate": -1.0}, "`learning_rate` must be positive"),
+        ({"batch_size": 0}, "`batch_size` must be positive"),
+        ({"early_stopping": 0}, "`early_stopping` must be at least 1"),
+        ({"precision": "int8"}, "`precision` must be one of"),
+        ({"max_length": 2}, "`max_length` must be at least 4 tokens, got 2"),
+        ({"model": "/nowhere"}, "Cannot load '/nowhere'"),
+        ({"label_column": "stars"}, "has no column 'stars'"),
+    ],
+)
+def test_bad_arguments_leave_no_output(tiny_model, reviews, tmp_path, change, message):
+    arguments = {"model": tiny_model, "task": str(reviews), "output_dir": tmp_path / "out"} | change
+    with pytest.raises(ValueError, match=message):
+        compactbert.finetune(**arguments)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["reviews.csv"]
+
+
+def test_a_taken_output_is_refused(tiny_model, reviews, tmp_path):
+    with pytest.raises(ValueError, match="exists: choose another `output_dir`"):
+        compactbert.finetune(tiny_model, str(reviews), tmp_path)
+
+
+def test_a_task_without_training_rows_is_refused(tiny_model, tmp_path):
+    pd.DataFrame({"text": ["x"], "label": [0]}).to_csv(tmp_path / "test.csv", index=False)
+    with pytest.raises(ValueError, match="has no training split, only 'test'"):
+        compactbert.finetune(tiny_model, str(tmp_path), tmp_path / "out")
+
+
+def test_bert_and_our_mobilebert_can_be_finetuned(reviews, tmp_path, minilm_tokenizer):
+    from families import build
+
+    model = build("mobilebert_md-stages", "ForMaskedLM", vocab_size=len(minilm_tokenizer))
+    model.save_pretrained(tmp_path / "model")
+    minilm_tokenizer.save_pretrained(tmp_path / "model")
+    report = compactbert.finetune(tmp_path / "model", str(reviews), tmp_path / "out", **SETTINGS)
+    assert report["metrics"]["accuracy"] == 1.0
