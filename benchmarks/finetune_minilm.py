@@ -16,8 +16,28 @@ import typer
 import compactbert
 
 
-RUNS = {"mrpc": {"epochs": 4}, "rte": {"epochs": 4}, "sst2": {"epochs": 1, "max_length": 64}}
+RUNS = {"mrpc": {"epochs": 4, "learning_rate": 1e-4}, "rte": {"epochs": 4}, "sst2": {"epochs": 1, "max_length": 64}}
 RESULTS = Path(__file__).with_suffix(".json")
+
+
+def render(results: dict) -> str:
+    """The README's table."""
+    lines = [
+        "| task | rows | epochs | learning rate | metrics | seconds per epoch | threads |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, run in results["runs"].items():
+        metrics = ", ".join(f"{metric} {value:.3f}" for metric, value in run["metrics"].items())
+        settings = run["settings"]
+        cells = [name, f"{run['rows']['train']:,}", settings["epochs"], settings["learning_rate"], metrics]
+        cells += [f"{run['seconds_per_epoch']:.0f}", run["threads"]]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    environment = results["environment"]
+    lines += [
+        "",
+        f"torch {environment['torch']} in fp32 on {environment['cores']} cores with {environment['cpu_capability']}.",
+    ]
+    return "\n".join(lines)
 
 
 def main(
@@ -33,15 +53,16 @@ def main(
         "transformers": transformers.__version__,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
     }
     for name in task:
         output_dir = work_dir / name
         report = compactbert.finetune("minilm", name, output_dir, data_dir=data_dir, seed=seed, **RUNS[name])
+        report["threads"] = torch.get_num_threads()
         # Paths of this machine do not belong in a published result.
         report["settings"] = {k: v for k, v in report["settings"].items() if k not in ("data_dir", "output_dir")}
         results["runs"][name] = report
         RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    print(render(results))
 
 
 if __name__ == "__main__":

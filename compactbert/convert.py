@@ -191,7 +191,8 @@ def load_pretrained(
             Fields of the configuration to set, such as `num_labels`.
 
     Raises:
-        ValueError: if the model cannot be found or read, has no weights for its encoder, or weights of another shape.
+        ValueError: if the model cannot be found or read, has no weights for its encoder, weights of another shape, or
+            no tokenizer that fits it.
     """
     source = minilm_path() if str(model) == "minilm" else model
     auto_class = getattr(transformers, f"AutoModel{head}")
@@ -218,6 +219,14 @@ def load_pretrained(
         raise ValueError(
             f"The checkpoint {str(source)!r} has no weights for {len(lost)} tensors of the encoder of "
             f"{type(loaded).__name__}, such as {lost[0]!r}: is it a checkpoint of another family?"
+        )
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        # What transformers makes of a missing vocabulary.
+        raise ValueError(f"{str(source)!r} has no tokenizer: save one there with `tokenizer.save_pretrained`.")
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"The tokenizer in {str(source)!r} has {len(tokenizer)} tokens, but the model's `vocab_size` is "
+            f"{config.vocab_size}: use the model's own tokenizer, or `model.resize_token_embeddings`."
         )
     if config.model_type in ("bert", "mobilebert"):
         loaded = from_transformers(loaded)

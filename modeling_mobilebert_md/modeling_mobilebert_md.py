@@ -2,25 +2,26 @@
 """MobileBERT-multi-dimension (https://huggingface.co/papers/2004.02984, with stages of different width).
 
 Half precision. NoNorm does not normalise, so a trained MobileBERT carries values up to 2.5e7 in its residual stream,
-far beyond float16's 65,504. In models with `normalization_type="no_norm"` every NoNorm therefore returns float32, which
-keeps both residual streams (the feature map and the one inside a layer) in float32 whatever the type of the weights,
-and every linear layer is a [`FullRangeLinear`], which says how it reads them. What follows:
+far beyond float16's 65,504. In models with `normalization_type="no_norm"` every NoNorm therefore keeps its parameters
+and its output in float32, and with them both residual streams (the feature map and the one inside a layer), whatever
+the type of the other weights. What follows:
 
 * bfloat16 (weights or autocast): matrix products and attention run in bfloat16, whose range equals float32's.
-* float16 weights: matrix products run in float16 on inputs scaled by a power of two per token, attention in float32.
-* float16 autocast: linear layers and attention run in float32. A large gain multiplies every gradient below it, and no
-  scaling of the loss brings gradients that span more than float16's range into it. So float16 autocast is safe here but
-  not faster; bfloat16 is.
+* float16 weights: matrix products run in float16 on inputs scaled by a power of two per token ([`FullRangeLinear`]),
+  attention in float32.
+* float16 autocast: the model runs in float32. A large gain multiplies every gradient below it, and no scaling of the
+  loss brings gradients that span more than float16's range into it. So float16 autocast is safe here but not faster;
+  bfloat16 is.
 
-Out of reach: flash attention kernels take half precision only, so with float16 they overflow where |query|, |key|,
-|value| or a gradient exceed 65,504. A tanh pooler turns values this large into signs, and rounding flips the sign of
-the few that lie near zero. Logits, like the other outputs of float16 models, are float32: in float16 they would not be
-finite. Models with `normalization_type="layer_norm"` need none of this and behave like BERT.
+Out of reach: flash attention kernels take half precision only. With them float16 weights overflow where |query|, |key|
+or |value| exceed 65,504, and float16 autocast stays on, with its range. A tanh pooler turns values this large into
+signs, and rounding flips the sign of the few that lie near zero. Logits, like the other outputs of float16 models, are
+float32: in float16 they would not be finite. Models with `normalization_type="layer_norm"` behave like BERT.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import wraps
 
 import torch
 from torch import nn
@@ -48,11 +49,25 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_mobilebert_md import MobileBertMdConfig
 
 
-def full_range(device_type: str) -> AbstractContextManager:
-    """A context in which float16 autocast is off; bfloat16 autocast, whose range suffices, stays on."""
-    if torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type) == torch.float16:
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
+def without_float16_autocast(forward: Callable) -> Callable:
+    """Runs the `forward` of a NoNorm model with float16 autocast off: see the module's docstring."""
+
+    @wraps(forward)
+    def wrapped(self, *args, **kwargs):
+        device_type = self.device.type
+        # The meta device, on which shapes are tried out, knows no autocast.
+        if (
+            device_type != "meta"
+            and torch.is_autocast_enabled(device_type)
+            and torch.get_autocast_dtype(device_type) == torch.float16
+            and self.config.normalization_type == "no_norm"
+            and "flash" not in self.config._attn_implementation
+        ):
+            with torch.autocast(device_type, enabled=False):
+                return forward(self, *args, **kwargs)
+        return forward(self, *args, **kwargs)
+
+    return wrapped
 
 
 class NoNorm(nn.Module):
@@ -68,28 +83,25 @@ class NoNorm(nn.Module):
     def _apply(self, fn: Callable, recurse: bool = True):
         def keep_range(tensor: torch.Tensor) -> torch.Tensor:
             applied = fn(tensor)
-            if applied.dtype not in (torch.float16, torch.bfloat16):
-                return applied
-            return tensor.to(device=applied.device, dtype=torch.float32)
+            is_half = applied.dtype in (torch.float16, torch.bfloat16)
+            return tensor.to(applied.device, torch.float32) if is_half else applied
 
         return super()._apply(keep_range, recurse)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return hidden_states.to(self.weight.dtype) * self.weight + self.bias
+        return torch.addcmul(self.bias, hidden_states, self.weight)
 
 
 class FullRangeLinear(nn.Linear):
     """Linear layer over a float32 stream, whose own weights may be half precision: see the module's docstring."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if hidden_states.dtype == torch.float32:
-            if self.weight.dtype == torch.float16:
+        weight = self.weight
+        if hidden_states.dtype == torch.float32 and weight.dtype != torch.float32:
+            if weight.dtype == torch.float16:
                 return self._forward_scaled(hidden_states)
-            if self.weight.dtype == torch.bfloat16:
-                hidden_states = hidden_states.to(torch.bfloat16)
-            with full_range(hidden_states.device.type):
-                return super().forward(hidden_states)
-        return super().forward(hidden_states)
+            hidden_states = hidden_states.to(weight.dtype)
+        return nn.functional.linear(hidden_states, weight, self.bias)
 
     def _forward_scaled(self, hidden_states: torch.Tensor) -> torch.Tensor:
         # The smallest power of two that brings a token's features into [-1, 1], but not below 1.
@@ -207,7 +219,6 @@ class MobileBertMdSelfAttention(nn.Module):
         self.scaling = self.head_size**-0.5
         self.is_causal = False
         self.value_input_size = layer_config.value_input_size
-        self.full_range = config.normalization_type == "no_norm"
 
         width, map_width = layer_config.true_hidden_size, config.hidden_size
         query_from_bottleneck = config.use_bottleneck_attention or config.key_query_shared_bottleneck
@@ -237,20 +248,19 @@ class MobileBertMdSelfAttention(nn.Module):
         key = self.key(key_tensor).view(head_shape).transpose(1, 2)
         value = self.value(value_tensor).view(head_shape).transpose(1, 2)
 
-        implementation = self.config._attn_implementation
-        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        keeps_range = self.full_range and "flash" not in implementation
-        with full_range(query.device.type) if keeps_range else nullcontext():
-            attn_output, attn_weights = attention_interface(
-                self,
-                query,
-                key,
-                value,
-                attention_mask,
-                dropout=self.dropout.p if self.training else 0.0,
-                scaling=self.scaling,
-                **kwargs,
-            )
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attn_output, attn_weights = attention_interface(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.dropout.p if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
         return attn_output.reshape(*input_shape, -1).contiguous(), attn_weights
 
 
@@ -261,10 +271,13 @@ class MobileBertMdResidualOutput(nn.Module):
         super().__init__()
         self.dense = NORM2LINEAR[config.normalization_type](input_size, output_size)
         self.LayerNorm = NORM2FN[config.normalization_type](output_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else None
 
     def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        return self.LayerNorm(self.dropout(self.dense(hidden_states)) + residual)
+        hidden_states = self.dense(hidden_states)
+        if self.dropout is not None:
+            hidden_states = self.dropout(hidden_states)
+        return self.LayerNorm(hidden_states + residual)
 
 
 class MobileBertMdAttention(nn.Module):
@@ -293,9 +306,8 @@ class MobileBertMdAttention(nn.Module):
 class MobileBertMdIntermediate(nn.Module):
     def __init__(self, config: MobileBertMdConfig, layer_idx: int):
         super().__init__()
-        layer_config = config.per_layer_config[layer_idx]
-        linear = NORM2LINEAR[config.normalization_type]
-        self.dense = linear(layer_config.true_hidden_size, layer_config.intermediate_size)
+        sizes = config.per_layer_config[layer_idx]
+        self.dense = NORM2LINEAR[config.normalization_type](sizes.true_hidden_size, sizes.intermediate_size)
         self.intermediate_act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -312,14 +324,16 @@ class MobileBertMdOutput(nn.Module):
         self.dense = NORM2LINEAR[config.normalization_type](layer_config.intermediate_size, width)
         # transformers' MobileBERT leaves `layer_norm_eps` out here, which parity asks for.
         self.LayerNorm = NORM2FN[config.normalization_type](width)
-        self.dropout = nn.Dropout(0.0 if config.use_bottleneck else config.hidden_dropout_prob)
+        self.dropout = None if config.use_bottleneck else nn.Dropout(config.hidden_dropout_prob)
         self.bottleneck = None
         if config.use_bottleneck:
             self.bottleneck = MobileBertMdResidualOutput(config, width, config.hidden_size, config.hidden_dropout_prob)
 
     def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor, map_residual: torch.Tensor) -> torch.Tensor:
-        hidden_states = self.LayerNorm(self.dropout(self.dense(hidden_states)) + residual)
-        return hidden_states if self.bottleneck is None else self.bottleneck(hidden_states, map_residual)
+        hidden_states = self.dense(hidden_states)
+        if self.bottleneck is None:
+            return self.LayerNorm(self.dropout(hidden_states) + residual)
+        return self.bottleneck(self.LayerNorm(hidden_states + residual), map_residual)
 
 
 class MobileBertMdBottleneckLayer(nn.Module):
@@ -384,11 +398,8 @@ class MobileBertMdLayer(GradientCheckpointingLayer):
         attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        if self.bottleneck is not None:
-            query_tensor, key_tensor, value_tensor, layer_input = self.bottleneck(hidden_states)
-        else:
-            query_tensor = key_tensor = value_tensor = layer_input = hidden_states
-        layer_states = self.attention(query_tensor, key_tensor, value_tensor, layer_input, attention_mask, **kwargs)
+        inputs = (hidden_states,) * 4 if self.bottleneck is None else self.bottleneck(hidden_states)
+        layer_states = self.attention(*inputs, attention_mask, **kwargs)
         for ffn in self.ffn:
             layer_states = ffn(layer_states)
         return self.output(self.intermediate(layer_states), layer_states, hidden_states)
@@ -442,10 +453,8 @@ class MobileBertMdLMPredictionHead(nn.Module):
     def __init__(self, config: MobileBertMdConfig):
         super().__init__()
         if config.embedding_size > config.hidden_size:
-            raise ValueError(
-                f"The language modelling head needs `embedding_size` ({config.embedding_size}) not above `hidden_size` "
-                f"({config.hidden_size})."
-            )
+            sizes = f"`embedding_size` ({config.embedding_size}) not above `hidden_size` ({config.hidden_size})"
+            raise ValueError(f"The language modelling head needs {sizes}.")
         self.transform = MobileBertMdPredictionHeadTransform(config)
         self.dense = nn.Linear(config.vocab_size, config.hidden_size - config.embedding_size, bias=False)
         self.decoder = nn.Linear(config.embedding_size, config.vocab_size, bias=True)
@@ -475,6 +484,11 @@ class MobileBertMdPreTrainedModel(PreTrainedModel):
         super().__init__(config, *args, **kwargs)
         if config.normalization_type == "no_norm":
             self._keep_in_fp32_modules_strict = ["LayerNorm"]
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls):
+            cls.forward = without_float16_autocast(cls.forward)
 
     @property
     def _supports_flash_attn(self) -> bool:

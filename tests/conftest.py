@@ -6,6 +6,8 @@ import pytest
 UPSTREAM_MARKERS = ["accelerate_tests", "torch_compile_test"]
 UPSTREAM_MARKERS += [f"flash_attn{version}_test" for version in ("", "_2", "_3", "_4")]
 
+# Two workers with a thread each: with more, torch's threads wait for each other. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before transformers is imported: nothing here may reach a Hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

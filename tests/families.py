@@ -4,17 +4,9 @@ import torch
 
 import modeling_mobilebert_md
 import modeling_smbert
+from modeling_smbert.configuration_smbert import TASKS
 
 
-TASKS = (
-    "PreTraining",
-    "MaskedLM",
-    "NextSentencePrediction",
-    "SequenceClassification",
-    "TokenClassification",
-    "QuestionAnswering",
-    "MultipleChoice",
-)
 SIZES = {
     "vocab_size": 60,
     "hidden_size": 32,

@@ -136,8 +136,10 @@ def save(model, folder, minilm_tokenizer):
 
 
 def test_load_pretrained_converts_and_reads_our_own(tmp_path, minilm_tokenizer):
-    save(build_source("bert", "ForMaskedLM"), tmp_path / "bert", minilm_tokenizer)
-    save(build("mobilebert_md-stages", "ForMaskedLM"), tmp_path / "ours", minilm_tokenizer)
+    theirs = transformers.BertForMaskedLM(BertConfig(**BERT | {"vocab_size": len(minilm_tokenizer)}))
+    save(theirs, tmp_path / "bert", minilm_tokenizer)
+    ours = build("mobilebert_md-stages", "ForMaskedLM", vocab_size=len(minilm_tokenizer))
+    save(ours, tmp_path / "ours", minilm_tokenizer)
     loaded, _ = load_pretrained(tmp_path / "bert", "ForSequenceClassification", num_labels=5)
     assert type(loaded).__name__ == "SmBertForSequenceClassification"
     assert loaded.num_labels == 5
@@ -169,3 +171,12 @@ def test_weights_of_another_shape_or_family_are_refused(tmp_path, minilm_tokeniz
 def test_missing_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="Cannot load"):
         load_pretrained(tmp_path / "nowhere", "ForSequenceClassification")
+
+
+def test_a_missing_or_foreign_tokenizer_is_refused(tmp_path, minilm_tokenizer):
+    build("smbert-uniform").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no tokenizer: save one there"):
+        load_pretrained(tmp_path, "ForSequenceClassification")
+    minilm_tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has 30522 tokens, but the model's `vocab_size` is 60"):
+        load_pretrained(tmp_path, "ForSequenceClassification")

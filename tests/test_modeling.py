@@ -206,6 +206,7 @@ def test_spelling_out_the_global_sizes_per_layer_changes_nothing(family):
 
 @families
 def test_torch_compile_fullgraph(family):
+    torch.compiler.reset()
     model = build(family, "ForSequenceClassification")
     inputs = inputs_for(model)
     # The backend traces the whole graph but runs it eagerly: compiling it costs minutes and proves no more.
@@ -229,6 +230,12 @@ def test_too_long_input_is_refused(family):
     model = build(family)
     with pytest.raises(ValueError, match="41 tokens long, but `max_position_embeddings` is 40"):
         model(torch.ones(1, 41, dtype=torch.long))
+
+
+@families
+def test_shapes_can_be_tried_out_on_the_meta_device(family):
+    model = build(family).to("meta")
+    assert model(torch.ones(2, 5, dtype=torch.long, device="meta")).last_hidden_state.shape == (2, 5, 32)
 
 
 @families

@@ -54,7 +54,7 @@ TASKS: dict[str, TaskSpec] = {
     "cola": _glue(
         "cola", "sentence", metrics=("matthews_correlation", "accuracy"), label_names=("unacceptable", "acceptable")
     ),
-    "conll2003": TaskSpec(("tokens",), "ner_tags", problem="token_classification", hub=("eriktks/conll2003",)),
+    "conll2003": TaskSpec(("tokens",), "ner_tags", problem="token_classification", hub=("lhoestq/conll2003",)),
     "docstrings": TaskSpec(label_names=tuple(AREA_NAMES)),
     "imdb": TaskSpec(label_names=("neg", "pos"), hub=("stanfordnlp/imdb",)),
     "mnli": _glue("mnli", "premise", "hypothesis", label_names=("entailment", "neutral", "contradiction")),

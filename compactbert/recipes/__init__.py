@@ -1,6 +1,6 @@
 """Whole jobs: stages in order."""
 
-from .demo import demo
+from .demonstration import demo
 
 
 __all__ = ["demo"]

@@ -134,6 +134,7 @@ def finetune(
         logging_steps=checkpoint_steps,
         seed=seed,
         report_to="none",
+        dataloader_pin_memory=torch.cuda.is_available(),
         bf16=precision == "bf16",
         fp16=precision == "fp16",
     )

@@ -1,0 +1,93 @@
+"""What the README says: its Python runs, its commands exist, its figures are the measured ones."""
+
+import doctest
+import importlib
+import importlib.util
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import compactbert
+from compactbert.cli import app
+from compactbert.recipes import demonstration
+
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SHELL = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+one_worker = pytest.mark.xdist_group("demo")
+
+
+@pytest.fixture(scope="module")
+def demo_run(tmp_path_factory):
+    """A short run of the real demo: the real weights, few rows."""
+    folder = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("compactbert.recipes.demonstration.TRAIN_ROWS", 64)
+        patch.setattr("compactbert.recipes.demonstration.EVALUATION_ROWS", 32)
+        return folder, compactbert.demo(folder / "compactbert-demo", epochs=1)
+
+
+@one_worker
+def test_the_demo_ends_in_a_clean_process(demo_run):
+    folder, result = demo_run
+    assert result["clean_process"]["class"] == "SmBertForSequenceClassification"
+    assert [row["text"] for row in result["clean_process"]["rows"]] == list(demonstration.TEXTS)
+    here = compactbert.predict(folder / "compactbert-demo", list(demonstration.TEXTS))
+    for row, clean in zip(here, result["clean_process"]["rows"], strict=True):
+        assert row["label"] == clean["label"]
+        assert row["score"] == pytest.approx(clean["score"], abs=1e-5)
+
+
+@one_worker
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.splitlines()[0])
+def test_python_blocks_run(demo_run, monkeypatch, block):
+    folder, _ = demo_run
+    monkeypatch.chdir(folder)
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def test_shell_blocks_name_commands_and_options_that_exist():
+    calls = [
+        shlex.split(call) for block in SHELL for call in re.findall(r"(?:^|[|&] )compactbert (.*)", block, re.MULTILINE)
+    ]
+    assert len(calls) >= 5
+    for call in calls:
+        help_text = CliRunner().invoke(app, [call[0], "--help"], env={"COLUMNS": "200"}).output
+        for option in [word for word in call if word.startswith("--")]:
+            assert option in help_text, call
+
+
+def test_setup_is_two_commands():
+    assert [block.count("pip install") for block in SHELL[:2]] == [1, 1]
+    assert SHELL[1].strip().endswith("&& pytest")
+    # CI installs with the README's own command.
+    assert SHELL[1].split("&&")[0].removeprefix("pip install").strip() in (ROOT / ".ci" / "run").read_text()
+
+
+def test_figures_are_the_measured_ones():
+    path = ROOT / "benchmarks" / "finetune_minilm.py"
+    spec = importlib.util.spec_from_file_location("finetune_minilm", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    assert benchmark.render(json.loads(path.with_suffix(".json").read_text())) in README
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "compactbert.convert",
+        "compactbert.presets",
+        "modeling_mobilebert_md.configuration_mobilebert_md",
+        "modeling_smbert.configuration_smbert",
+    ],
+)
+def test_examples_in_docstrings(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted > 0
+    assert result.failed == 0
