@@ -3,7 +3,7 @@ import os
 import pytest
 
 
-UPSTREAM_MARKERS = ["accelerate_tests", "torch_compile_test"]
+UPSTREAM_MARKERS = ["accelerate_tests", "slow", "torch_compile_test"]
 UPSTREAM_MARKERS += [f"flash_attn{version}_test" for version in ("", "_2", "_3", "_4")]
 
 # Two workers with a thread each: with more, torch's threads wait for each other. Before torch is imported.
