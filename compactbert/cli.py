@@ -20,12 +20,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+CONTINUES = "The same command continues from the last checkpoint."
 Model = Annotated[str, typer.Option(help='A folder, a repository on the Hub, or "minilm".')]
 TaskName = Annotated[str, typer.Option(help='"docstrings", a csv/jsonl/parquet file, a folder, or a name like "sst2".')]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of datasets (<task>/<split>.parquet); or COMPACTBERT_DATA.")]
 TextColumn = Annotated[list[str] | None, typer.Option(help="Column of text; twice for text pairs.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of labels.")]
-Problem = Annotated[str | None, typer.Option(help="What labels mean, if it cannot be told from them.")]
+Problem = Annotated[
+    Literal["single_label_classification", "multi_label_classification", "regression", "token_classification"] | None,
+    typer.Option(help="What labels mean, if it cannot be told from them."),
+]
 MaxLength = Annotated[int, typer.Option(help="Longest input in tokens.")]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run the code of a repository that brings its own.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")]
@@ -42,7 +46,7 @@ def demo(
     json_file: JsonFile = None,
 ):
     """The first run: fine-tune the real MiniLM as SmBERT on docstrings, save it, use it in a clean process."""
-    with _friendly_errors():
+    with _friendly_errors(CONTINUES):
         import compactbert
 
         result = compactbert.demo(output, epochs=epochs, seed=seed)
@@ -78,7 +82,7 @@ def finetune(
     json_file: JsonFile = None,
 ):
     """Fine-tune a model on a task. The same command continues a run that was killed."""
-    with _friendly_errors():
+    with _friendly_errors(CONTINUES):
         import compactbert
 
         report = compactbert.finetune(
@@ -174,15 +178,15 @@ def predict(
 
 
 @contextmanager
-def _friendly_errors() -> Iterator[None]:
+def _friendly_errors(remedy: str = "") -> Iterator[None]:
     """Bad input ends with exit code 2 and the remedy in a line, not with a traceback."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         typer.secho(f"Error: {error}", fg="red", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        _say("Interrupted. The same command continues where it was.")
+        _say(f"Interrupted. {remedy}")
         raise typer.Exit(130) from error
 
 
@@ -212,7 +216,10 @@ def _show_finetune(report: dict[str, Any], output: Path) -> None:
 
 
 def _write_json(result: dict[str, Any], path: Path | None) -> None:
-    if path is not None:
+    if path is None:
+        return
+    with _friendly_errors():
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         partial.write_text(json.dumps(result, indent=2) + "\n")
         partial.replace(path)

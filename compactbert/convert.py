@@ -6,12 +6,13 @@ configurations mean the same network in both.
 
 import dataclasses
 import importlib.util
+import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -118,6 +119,9 @@ def to_transformers(model: PreTrainedModel) -> PreTrainedModel:
         _check_mobilebert_wiring(config, name)
     target_class = getattr(transformers, name.replace(source, target, 1))
     fields = _fields_of(target_class.config_class, config)
+    if fields.get("use_bottleneck_attention"):
+        # transformers would build the shared bottleneck too, which nothing reads.
+        fields["key_query_shared_bottleneck"] = False
     return _rebuild(model, target_class, target_class.config_class(**fields), model.state_dict())
 
 
@@ -173,8 +177,13 @@ def minilm_path() -> Path:
     return Path(spec.origin).parent / "model"
 
 
+def resolve_model(model: str | Path) -> str | Path:
+    """Where a model is: `model`, or the folder behind the name `"minilm"`."""
+    return minilm_path() if str(model) == "minilm" else model
+
+
 def load_pretrained(
-    model: str | Path, head: str, trust_remote_code: bool = False, **config_fields: Any
+    model: str | Path, head: str, trust_remote_code: bool = False, require_head: bool = False, **config_fields: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     A model with the given head and its tokenizer, from a folder or the Hub; BERT and MobileBERT of transformers arrive
@@ -187,6 +196,8 @@ def load_pretrained(
             The `Auto` class's suffix: `"ForSequenceClassification"`, `"ForTokenClassification"`, ...
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Run the code of a repository that brings its own. Our own families need none.
+        require_head (`bool`, *optional*, defaults to `False`):
+            Refuse a checkpoint without weights for the head, which is new otherwise.
         config_fields:
             Fields of the configuration to set, such as `num_labels`.
 
@@ -194,19 +205,24 @@ def load_pretrained(
         ValueError: if the model cannot be found or read, has no weights for its encoder, weights of another shape, or
             no tokenizer that fits it.
     """
-    source = minilm_path() if str(model) == "minilm" else model
+    source = resolve_model(model)
     auto_class = getattr(transformers, f"AutoModel{head}")
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **config_fields)
         loaded, info = auto_class.from_pretrained(
-            source, config=config, trust_remote_code=trust_remote_code, output_loading_info=True
+            source,
+            config=config,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            # The head of another task is replaced; below, anything else is refused.
+            ignore_mismatched_sizes=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except SafetensorError as error:
+    except (SafetensorError, pickle.UnpicklingError, EOFError) as error:
         raise ValueError(
             f"The weights in {str(source)!r} are corrupt or cut short ({error}): copy or download them again."
         ) from error
-    except (OSError, HFValidationError) as error:
+    except (OSError, HFValidationError, StrictDataclassError) as error:
         raise ValueError(f"Cannot load {str(source)!r}: {error}") from error
     except (RuntimeError, KeyError) as error:
         # transformers raises these for weights whose shapes do not fit the configuration, and for unknown families.
@@ -214,12 +230,21 @@ def load_pretrained(
             f"The checkpoint {str(source)!r} does not fit its configuration: {str(error).splitlines()[0]}"
         ) from error
     prefix = f"{loaded.base_model_prefix}."
+    misfits = sorted(info["mismatched_keys"])
+    if encoder_misfits := [misfit for misfit in misfits if misfit[0].startswith(prefix)]:
+        name, found, expected = encoder_misfits[0]
+        raise ValueError(
+            f"The checkpoint {str(source)!r} does not fit its configuration: {len(encoder_misfits)} tensors of the "
+            f"encoder differ in shape, such as {name!r}: {tuple(found)} in the weights, {tuple(expected)} in the model."
+        )
     lost = sorted(key for key in info["missing_keys"] if key.startswith(prefix) and ".pooler." not in key)
     if lost:
         raise ValueError(
             f"The checkpoint {str(source)!r} has no weights for {len(lost)} tensors of the encoder of "
             f"{type(loaded).__name__}, such as {lost[0]!r}: is it a checkpoint of another family?"
         )
+    if require_head and (untrained := sorted({*info["missing_keys"], *(misfit[0] for misfit in misfits)})):
+        raise ValueError(f"{str(source)!r} has no trained weights for {untrained[:3]}: fine-tune it on the task first.")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         # What transformers makes of a missing vocabulary.
         raise ValueError(f"{str(source)!r} has no tokenizer: save one there with `tokenizer.save_pretrained`.")
@@ -233,4 +258,4 @@ def load_pretrained(
     return loaded, tokenizer
 
 
-__all__ = ["from_transformers", "load_pretrained", "minilm_path", "to_transformers"]
+__all__ = ["from_transformers", "load_pretrained", "minilm_path", "resolve_model", "to_transformers"]

@@ -1,15 +1,14 @@
 """Quality of a model on a task."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .convert import load_pretrained
 from .data import Task, encode_task, length_limit, load_task, score_logits
-from .inference import predict_logits
+from .inference import load_for_inference, predict_logits
 
 
 def evaluate(
@@ -51,19 +50,21 @@ def evaluate(
     Raises:
         ValueError: if the model or task cannot be read, or if the model's labels are not the task's.
     """
+    if tokenizer is not None and not isinstance(model, PreTrainedModel):
+        raise ValueError("`tokenizer` goes with a loaded `model`; a folder brings its own. Name the task: `task=...`.")
     if isinstance(task, str):
         task = load_task(task, data_dir, **task_options)
     if not isinstance(model, PreTrainedModel):
-        model, tokenizer = load_pretrained(model, task.head, trust_remote_code)
-    elif tokenizer is None:
+        model, tokenizer = load_for_inference(model, task.head, trust_remote_code)
+    if tokenizer is None:
         raise ValueError("A loaded `model` needs its `tokenizer`.")
-    columns = _label_columns(model, task)
+    task = _in_labels_of(model, task)
     dataset, truncated = encode_task(
         task, task.evaluation, tokenizer, length_limit(model.config, tokenizer, max_length)
     )
     features = [{name: row[name] for name in row if name not in ("labels", "length")} for row in dataset]
     started = time.perf_counter()
-    logits = [row[..., columns] for row in predict_logits(model, tokenizer, features, batch_size)]
+    logits = predict_logits(model, tokenizer, features, batch_size)
     seconds = time.perf_counter() - started
     return {
         "task": task.name,
@@ -75,19 +76,34 @@ def evaluate(
     }
 
 
-def _label_columns(model: PreTrainedModel, task: Task) -> np.ndarray:
-    """Columns of the model's logits in the order of the task's labels."""
+def _in_labels_of(model: PreTrainedModel, task: Task) -> Task:
+    """The task with its labels in the order of the model's outputs, which may have labels that no row shows."""
     names = list(dict(model.config.id2label or {}).values())
     wanted = ["LABEL_0"] if task.problem == "regression" else task.label_names
     generic = names == [f"LABEL_{i}" for i in range(len(names))]
     if len(names) == len(wanted) and (generic or task.problem == "regression"):
-        return np.arange(len(names))
+        return task
     if missing := sorted(set(wanted) - set(names)):
         raise ValueError(
             f"The model predicts {names[:10]}, but task {task.name!r} has the labels {missing[:5]}: was it fine-tuned "
             f"on this task?"
         )
-    return np.array([names.index(name) for name in wanted])
+    order = [names.index(name) for name in wanted]
+
+    def reorder(labels: Any) -> Any:
+        if task.problem == "single_label_classification":
+            return order[labels]
+        if task.problem == "token_classification":
+            return [order[label] for label in labels]
+        row = [0.0] * len(names)
+        for i, value in zip(order, labels, strict=True):
+            row[i] = value
+        return row
+
+    column = task.label_column
+    labels = [reorder(label) for label in task.evaluation[column]]
+    evaluation = task.evaluation.remove_columns(column).add_column(column, labels)
+    return replace(task, label_names=names, evaluation=evaluation)
 
 
 __all__ = ["evaluate"]

@@ -5,6 +5,7 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 
@@ -30,8 +31,9 @@ def load_preset(name_or_path: str | Path) -> PreTrainedConfig:
             configuration.
 
     Raises:
-        ValueError: if there is no such preset, the file is not a JSON object, its `model_type` is unknown, or it sets
-            a field that the configuration does not have (transformers would ignore it).
+        ValueError: if there is no such preset, the file is not a JSON object, its `model_type` is unknown, it sets a
+            field that the configuration does not have (transformers would ignore it), or its fields contradict each
+            other.
 
     Example:
 
@@ -47,10 +49,9 @@ def load_preset(name_or_path: str | Path) -> PreTrainedConfig:
     path = Path(name_or_path)
     if not shipped.is_file() and not path.is_file():
         raise ValueError(f"There is no preset or file {str(name_or_path)!r}; the presets are {list_presets()}.")
-    text = shipped.read_text() if shipped.is_file() else path.read_text()
     try:
-        fields = json.loads(text)
-    except json.JSONDecodeError as error:
+        fields = json.loads((shipped if shipped.is_file() else path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"The preset {str(name_or_path)!r} is not valid JSON: {error}.") from error
     if not isinstance(fields, dict) or fields.get("model_type") not in CONFIG_MAPPING:
         model_type = fields.get("model_type") if isinstance(fields, dict) else None
@@ -64,7 +65,10 @@ def load_preset(name_or_path: str | Path) -> PreTrainedConfig:
             f"The preset {str(name_or_path)!r} sets unknown fields {unknown}; {config_class.__name__} has "
             f"{sorted(known)}."
         )
-    return config_class(**fields)
+    try:
+        return config_class(**fields)
+    except StrictDataclassError as error:
+        raise ValueError(f"The preset {str(name_or_path)!r} is not a possible architecture: {error}") from error
 
 
 __all__ = ["list_presets", "load_preset"]

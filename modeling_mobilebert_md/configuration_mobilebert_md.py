@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 
 # The article's final model, from input to output: (number of layers, intra-bottleneck width).
@@ -38,6 +39,14 @@ PER_LAYER_FIELDS = frozenset(
         "num_feedforward_networks",
         "value_input_size",
     }
+)
+POSITIVE_FIELDS = (
+    "num_hidden_layers",
+    "vocab_size",
+    "hidden_size",
+    "embedding_size",
+    "max_position_embeddings",
+    "type_vocab_size",
 )
 
 
@@ -230,10 +239,16 @@ class MobileBertMdConfig(PreTrainedConfig):
             self._validate_per_layer_config()
             return
         super().validate_architecture()
-        for name in ("num_hidden_layers", "vocab_size", "hidden_size", "embedding_size", *PER_LAYER_FIELDS):
+        for name in (*POSITIVE_FIELDS, *PER_LAYER_FIELDS):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"`{name}` must lie in [0, 1], got {value}.")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"`hidden_act` must be one of {sorted(ACT2FN)}, got {self.hidden_act!r}.")
         if self.attention_head_size is None and self.true_hidden_size % self.num_attention_heads != 0:
             width = "intra_bottleneck_size" if self.use_bottleneck else "hidden_size"
             raise ValueError(

@@ -15,8 +15,8 @@ the type of the other weights. What follows:
 
 Out of reach: flash attention kernels take half precision only. With them float16 weights overflow where |query|, |key|
 or |value| exceed 65,504, and float16 autocast stays on, with its range. A tanh pooler turns values this large into
-signs, and rounding flips the sign of the few that lie near zero. Logits, like the other outputs of float16 models, are
-float32: in float16 they would not be finite. Models with `normalization_type="layer_norm"` behave like BERT.
+signs, and rounding flips the sign of the few that lie near zero. With float16 weights, hidden states and logits are
+float32, but for the scores of tokens. Models with `normalization_type="layer_norm"` behave like BERT.
 """
 
 from collections.abc import Callable
@@ -54,8 +54,9 @@ def without_float16_autocast(forward: Callable) -> Callable:
 
     @wraps(forward)
     def wrapped(self, *args, **kwargs):
-        device_type = self.device.type
-        # The meta device, on which shapes are tried out, knows no autocast.
+        # Not `self.device`: replicas of `nn.DataParallel` have no parameters. The meta device knows no autocast.
+        tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
+        device_type = next((tensor.device.type for tensor in tensors), "meta")
         if (
             device_type != "meta"
             and torch.is_autocast_enabled(device_type)
@@ -108,8 +109,7 @@ class FullRangeLinear(nn.Linear):
         largest = hidden_states.detach().abs().amax(dim=-1, keepdim=True)
         scale = largest.clamp(min=1.0).log2().ceil().exp2()
         product = nn.functional.linear((hidden_states / scale).to(self.weight.dtype), self.weight)
-        hidden_states = product.float() * scale
-        return hidden_states if self.bias is None else hidden_states + self.bias.float()
+        return product.float() * scale + (0.0 if self.bias is None else self.bias.float())
 
 
 class FullRangeLayerNorm(nn.LayerNorm):

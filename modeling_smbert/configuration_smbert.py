@@ -5,6 +5,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 
 # Copied from configuration_mobilebert_md.TASKS
@@ -27,6 +28,7 @@ AUTO_MAP = {
 
 # The sizes that may differ from layer to layer (uneven pruning); everything else is shared by the whole network.
 PER_LAYER_FIELDS = frozenset({"attention_head_size", "intermediate_size", "num_attention_heads"})
+POSITIVE_FIELDS = ("num_hidden_layers", "vocab_size", "hidden_size", "max_position_embeddings", "type_vocab_size")
 
 
 @strict
@@ -139,10 +141,16 @@ class SmBertConfig(PreTrainedConfig):
             self._validate_per_layer_config()
             return
         super().validate_architecture()
-        for name in ("num_hidden_layers", "vocab_size", "hidden_size", *PER_LAYER_FIELDS):
+        for name in (*POSITIVE_FIELDS, *PER_LAYER_FIELDS):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"`{name}` must lie in [0, 1], got {value}.")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"`hidden_act` must be one of {sorted(ACT2FN)}, got {self.hidden_act!r}.")
         if self.attention_head_size is None and self.hidden_size % self.num_attention_heads != 0:
             raise ValueError(
                 f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "

@@ -54,6 +54,13 @@ def test_bad_input_ends_with_code_2_and_a_line(arguments, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_place_that_cannot_be_written_to_ends_with_code_2(tiny_model, reviews, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run("predict", "--model", tiny_model, reviews, "--output", tmp_path / "file" / "labels.csv")
+    assert result.exit_code == 2
+    assert "Error: " in result.stderr
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command(command):
     result = run(command, "--help")

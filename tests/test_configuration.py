@@ -110,6 +110,9 @@ def test_round_trip(family, tmp_path):
             r"`hidden_size` \(768\) must be a mult",
         ),
         (SmBertConfig, {"per_layer_config": {1: {"hidden_act": "relu"}}}, r"sets \['hidden_act'\]"),
+        (SmBertConfig, {"max_position_embeddings": 0}, "`max_position_embeddings` must be at least 1"),
+        (MobileBertMdConfig, {"hidden_dropout_prob": 3.0}, r"`hidden_dropout_prob` must lie in \[0, 1\], got 3.0"),
+        (IbBertConfig, {"hidden_act": "foo"}, "`hidden_act` must be one of .*'gelu'.*, got 'foo'"),
         (SmBertConfig, {"num_attention_heads": 0}, "`num_attention_heads` must be at least 1, got 0"),
     ],
 )
@@ -165,13 +168,17 @@ def test_another_familys_configuration_is_refused(tmp_path):
         ('{"model_type": "smbert", "hiden_size": 3}', r"sets unknown fields \['hiden_size'\]"),
         ('{"model_type": "smbert"', "is not valid JSON"),
         ('{"hidden_size": 3}', "must be an object with a known `model_type`, got None"),
+        (
+            '{"model_type": "mobilebert_md", "intra_bottleneck_size": 130}',
+            "is not a possible architecture.*must be a mult",
+        ),
         ('{"model_type": "smbart"}', "known `model_type`, got 'smbart'"),
     ],
 )
 def test_bad_presets_are_refused(text, message, tmp_path):
     path = tmp_path / "preset.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"(?s){message}"):
         load_preset(path)
 
 

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 import transformers
@@ -161,11 +163,41 @@ def test_weights_of_another_shape_or_family_are_refused(tmp_path, minilm_tokeniz
     save(build("smbert-uniform"), tmp_path, minilm_tokenizer)
     config = build("smbert-uniform", hidden_size=64).config
     config.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="does not fit its configuration"):
+    with pytest.raises(
+        ValueError, match=r"encoder differ in shape, such as .*32.* in the weights, .*64.* in the model"
+    ):
         load_pretrained(tmp_path, "ForSequenceClassification")
     build("mobilebert_md-uniform").config.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="does not fit its configuration|has no weights for"):
         load_pretrained(tmp_path, "ForSequenceClassification")
+
+
+def test_the_head_of_another_task_is_replaced(tmp_path, minilm_tokenizer):
+    fields = {"vocab_size": len(minilm_tokenizer), "num_labels": 3}
+    save(build("smbert-uniform", "ForSequenceClassification", **fields), tmp_path, minilm_tokenizer)
+    loaded, _ = load_pretrained(tmp_path, "ForSequenceClassification", num_labels=5)
+    assert loaded.classifier.out_features == 5
+    with pytest.raises(ValueError, match="has no trained weights for .*'classifier.weight'"):
+        load_pretrained(tmp_path, "ForSequenceClassification", require_head=True, num_labels=5)
+
+
+def test_impossible_configurations_and_corrupt_pickles_are_refused(tmp_path, minilm_tokenizer):
+    save(build("smbert-uniform"), tmp_path, minilm_tokenizer)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    for change in ({"hidden_size": "abc"}, {"num_attention_heads": 7}, {"hidden_act": "foo"}):
+        (tmp_path / "config.json").write_text(json.dumps(fields | change))
+        with pytest.raises(ValueError, match=f"Cannot load (.|\\n)*{next(iter(change))}"):
+            load_pretrained(tmp_path, "ForSequenceClassification")
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(b"not a pickle")
+    with pytest.raises(ValueError, match="corrupt or cut short|Cannot load|does not fit"):
+        load_pretrained(tmp_path, "ForSequenceClassification")
+
+
+def test_attention_in_the_bottleneck_goes_both_ways_whatever_the_other_flag_says():
+    ours = build("mobilebert_md-tiny", key_query_shared_bottleneck=True)
+    assert_same_outputs(ours, to_transformers(ours), inputs_for(ours))
 
 
 def test_missing_model_is_refused(tmp_path):

@@ -126,6 +126,10 @@ BAD_FILES = {
     "no text": (b"text,label\nx,1\n,0\n", "has no value in column 'text' of 1 rows, the first is 1"),
     "no label": (b"text,label\nx,1\ny,\n", "has no value in column 'label' of 1 rows"),
     "not utf-8": (b"text,label\ncaf\xe9,1\n", r"is not UTF-8 \(byte 0xe9 in line 2\): convert it"),
+    "unquoted comma": (
+        b"text,label\nhello, world,1\ngood, bye,0\n",
+        "rows have more fields than the header; quote texts",
+    ),
     "ragged": (b'text,label\nx,1\n"y,1\n', "is not a readable csv file"),
 }
 
@@ -144,6 +148,46 @@ def test_files_of_another_format_are_refused(tmp_path, suffix):
     (tmp_path / f"data.{suffix}").write_bytes(b"neither one nor the other")
     with pytest.raises(ValueError, match=f"is not a readable {suffix} file"):
         load_task(str(tmp_path / f"data.{suffix}"))
+
+
+def test_json_strings_stay_strings(tmp_path):
+    lines = '{"text": "007", "label": "1.5"}\n{"text": "1e5", "label": "01"}\n' * 20
+    (tmp_path / "data.jsonl").write_text(f"\ufeff{lines}")
+    task = load_task(str(tmp_path / "data.jsonl"))
+    assert set(task.train["text"]) == {"007", "1e5"}
+    assert task.label_names == ["01", "1.5"]
+
+
+def test_text_that_is_all_numbers_is_encoded_as_text(tmp_path, minilm_tokenizer):
+    task = load_task(write(tmp_path / "data.csv", text=[1984, 2001] * 20, label=[0, 1] * 20))
+    encoded, _ = encode_task(task, task.evaluation, minilm_tokenizer, 16)
+    assert len(encoded[0]["input_ids"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"problem": "classification"}, "`problem` must be one of"),
+        ({"max_train_rows": 0}, "`max_train_rows` must be at least 1, got 0"),
+        ({"max_evaluation_rows": -1}, "`max_evaluation_rows` must be at least 1"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        load_task("docstrings", **options)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": [["a", "b"]], "label": [["O"]]}, "Row 0 of task .* has 2 tokens but 1 labels"),
+        ({"text": ["x"], "label": [[1, 0, 1]]}, "look like rows of zeros and ones"),
+    ],
+)
+def test_labels_that_do_not_fit_their_rows_are_refused(tmp_path, columns, message):
+    write(tmp_path / "test.parquet", **columns)
+    with pytest.raises(ValueError, match=message):
+        load_task(str(tmp_path))
 
 
 def test_labels_unseen_in_training_are_refused(tmp_path):

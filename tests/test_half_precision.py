@@ -117,6 +117,15 @@ def test_fresh_models_run_in_half_precision(family, dtype):
     assert_close_to(copy.deepcopy(model).to(dtype)(**inputs), model(**inputs), TOLERANCE[dtype])
 
 
+def test_replicas_without_parameters_run(monkeypatch):
+    """`nn.DataParallel` makes replicas that have no parameters, on which `model.device` raises."""
+    model = build("mobilebert_md-uniform")
+    inputs = inputs_for(model)
+    expected = model(**inputs)
+    monkeypatch.setattr(type(model), "parameters", lambda self, recurse=True: iter(()))
+    assert_close_to(model(**inputs), expected, 1e-6)
+
+
 def test_float64_stays_float64():
     model = build("mobilebert_md-uniform").double()
     assert model(**inputs_for(model)).last_hidden_state.dtype == torch.float64

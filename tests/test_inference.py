@@ -100,6 +100,8 @@ def test_other_bad_arguments_are_refused(classifier, tiny_model, tmp_path):
         compactbert.predict(classifier, "/nowhere.txt")
     with pytest.raises(ValueError, match="`output` must end in one of"):
         compactbert.predict(classifier, ["x"], "out.xml")
+    with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
+        compactbert.predict(classifier, ["x"], batch_size=0)
     with pytest.raises(ValueError, match="is SmBertModel: expected a model for sequence or token classification"):
         compactbert.predict(tiny_model, ["x"])
     (tmp_path / "data.csv").write_text("sentence\nx\n")
@@ -124,6 +126,55 @@ def test_evaluation_maps_labels_by_name(classifier, tmp_path):
     AutoTokenizer.from_pretrained(classifier).save_pretrained(swapped)
     assert config["id2label"] == {"0": "no", "1": "yes"}
     assert compactbert.evaluate(swapped, task=str(tmp_path))["metrics"]["accuracy"] == accuracy
+
+
+def test_evaluation_counts_labels_that_no_row_shows(minilm_tokenizer, tmp_path):
+    names = {0: "a", 1: "b", 2: "c"}
+    fields = {"vocab_size": len(minilm_tokenizer), "id2label": names, "label2id": {v: k for k, v in names.items()}}
+    model = build("smbert-uneven", "ForSequenceClassification", **fields)
+    with torch.no_grad():
+        model.classifier.weight.zero_()
+        model.classifier.bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
+    # The model always says "c"; the rows know "a" and "b" only.
+    (tmp_path / "test.csv").write_text("text,label\nx,b\ny,a\nz,b\n")
+    assert compactbert.evaluate(model, minilm_tokenizer, str(tmp_path))["metrics"]["accuracy"] == 0.0
+
+
+def test_evaluation_of_an_untrained_head_is_refused(tiny_model, tmp_path):
+    (tmp_path / "test.csv").write_text("text,label\nx,a\ny,b\n")
+    with pytest.raises(ValueError, match="has no trained weights for"):
+        compactbert.evaluate(tiny_model, task=str(tmp_path))
+    with pytest.raises(ValueError, match="`tokenizer` goes with a loaded `model`"):
+        compactbert.evaluate(tiny_model, str(tmp_path))
+
+
+def test_one_output_is_a_regression(minilm_tokenizer, tmp_path):
+    fields = {"vocab_size": len(minilm_tokenizer), "num_labels": 1}
+    build("smbert-uneven", "ForSequenceClassification", **fields).save_pretrained(tmp_path)
+    minilm_tokenizer.save_pretrained(tmp_path)
+    row = compactbert.predict(tmp_path, ["x"])[0]
+    assert row.keys() == {"text", "score"}
+
+
+def test_lines_split_at_line_ends_only(classifier, tmp_path):
+    (tmp_path / "lines.txt").write_bytes("one\u2028still one\x0c\r\ntwo\n\nfour".encode())
+    rows = compactbert.predict(classifier, tmp_path / "lines.txt")
+    assert [row["text"] for row in rows] == ["one\u2028still one\x0c", "two", "", "four"]
+
+
+def test_tokens_are_joined_and_pairs_may_be_lists(classifier, tmp_path):
+    pd.DataFrame({"text": [["one", "two"]]}).to_parquet(tmp_path / "tokens.parquet")
+    assert compactbert.predict(classifier, tmp_path / "tokens.parquet") == compactbert.predict(classifier, ["one two"])
+    assert compactbert.predict(classifier, [["a", "b"]]) == compactbert.predict(classifier, [("a", "b")])
+    with pytest.raises(ValueError, match="must hold texts, or pairs of two texts"):
+        compactbert.predict(classifier, [["a", "b", "c"]])
+
+
+def test_csv_holds_lists_as_json(tmp_path):
+    from compactbert.inference.prediction import write_rows
+
+    write_rows([{"text": "x", "labels": ["a", "b"]}], tmp_path / "rows.csv")
+    assert json.loads(pd.read_csv(tmp_path / "rows.csv")["labels"][0]) == ["a", "b"]
 
 
 def test_evaluation_on_a_task_with_other_labels_is_refused(classifier, tmp_path):

@@ -45,6 +45,16 @@ def test_the_demo_ends_in_a_clean_process(demo_run):
 
 
 @one_worker
+def test_the_demo_can_be_called_again(demo_run, monkeypatch):
+    folder, result = demo_run
+    monkeypatch.setattr("compactbert.recipes.demonstration.TRAIN_ROWS", 64)
+    again = compactbert.demo(folder / "compactbert-demo", epochs=1)
+    assert again["finetune"] == result["finetune"]
+    with pytest.raises(ValueError, match="exists"):
+        compactbert.demo(folder / "compactbert-demo", epochs=2)
+
+
+@one_worker
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.splitlines()[0])
 def test_python_blocks_run(demo_run, monkeypatch, block):
     folder, _ = demo_run

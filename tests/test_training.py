@@ -104,6 +104,16 @@ def test_an_unfinished_run_with_other_settings_is_not_continued(tiny_model, revi
         compactbert.finetune(tiny_model, str(reviews), tmp_path / "out")
 
 
+def test_settings_compare_as_they_are_recorded(tmp_path):
+    from compactbert.training.finetuning import _open_work_dir
+
+    settings = {"text_columns": ("a", "b"), "seed": 1}
+    work_dir = _open_work_dir(tmp_path / "out", settings)
+    (work_dir / "checkpoint-1").mkdir()
+    (work_dir / "checkpoint-1" / "trainer_state.json").write_text('{"global_step": 1}')
+    assert _open_work_dir(tmp_path / "out", settings) == work_dir
+
+
 def test_early_stopping_stops_and_keeps_the_best(tiny_model, reviews, tmp_path):
     settings = SETTINGS | {"epochs": 30}
     report = compactbert.finetune(tiny_model, str(reviews), tmp_path / "out", early_stopping=2, **settings)

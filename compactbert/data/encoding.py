@@ -51,8 +51,9 @@ def encode_texts(
         that were cut.
     """
     is_split = bool(columns[0]) and isinstance(columns[0][0], list)
+    texts = columns if is_split else [[str(text) for text in column] for column in columns]
     encoded = tokenizer(
-        *columns, truncation=True, max_length=max_length, is_split_into_words=is_split, return_attention_mask=True
+        *texts, truncation=True, max_length=max_length, is_split_into_words=is_split, return_attention_mask=True
     )
     names = [name for name in tokenizer.model_input_names if name in encoded]
     features = [{name: encoded[name][i] for name in names} for i in range(len(columns[0]))]

@@ -1,11 +1,12 @@
 """Tasks: labelled text in train and evaluation splits, by the name of a dataset or from files."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -127,6 +128,7 @@ def load_task(
             `"docstrings"` (made from the running Python); a csv, jsonl or parquet file; a folder with
             `train.*`, `validation.*` or `test.*` files; or the name of a dataset, such as `"sst2"`, `"mrpc"` or
             `"paws-x/en"`, read from `<data_dir>/<name>/<split>.parquet` where that exists and from the Hub otherwise.
+            Where there are training rows alone, a fixed tenth of them is held out for evaluation.
         data_dir (`str` or `Path`, *optional*):
             Folder of datasets; the default is the environment variable `COMPACTBERT_DATA`.
         text_columns (list of `str`, *optional*):
@@ -146,6 +148,11 @@ def load_task(
         ValueError: for an unknown task, a missing, empty or unreadable file, a missing column, rows without text, and
             evaluation labels that training never shows.
     """
+    if problem is not None and problem not in get_args(Problem):
+        raise ValueError(f"`problem` must be one of {get_args(Problem)}, got {problem!r}.")
+    for option, value in (("max_train_rows", max_train_rows), ("max_evaluation_rows", max_evaluation_rows)):
+        if value is not None and value < 1:
+            raise ValueError(f"`{option}` must be at least 1, got {value}.")
     data_dir = data_dir or os.environ.get("COMPACTBERT_DATA")
     spec = TASKS.get(name, TaskSpec())
     spec = replace(
@@ -191,9 +198,9 @@ def _read_splits(name: str, spec: TaskSpec, data_dir: Path | None) -> dict[str, 
             if splits := {file.stem: read_table(file) for file in files if file.is_file()}:
                 return splits
     if not spec.hub:
-        where = f"in {str(data_dir)!r}" if data_dir else "and no data folder is set (`--data-dir` or COMPACTBERT_DATA)"
+        where = f"not in {str(data_dir)!r}" if data_dir else "no data folder is set (`--data-dir` or COMPACTBERT_DATA)"
         raise ValueError(
-            f"Unknown task {name!r}: it is no csv, jsonl or parquet file, not {where}, and not one of {sorted(TASKS)}."
+            f"Unknown task {name!r}: it is no csv, jsonl or parquet file, {where}, and not one of {sorted(TASKS)}."
         )
     try:
         return dict(load_dataset(*spec.hub))
@@ -221,9 +228,15 @@ def read_table(path: Path) -> Dataset:
         elif path.suffix == ".csv":
             # Only an empty field is a missing one: "NA" and "null" are text.
             frame = pd.read_csv(StringIO(text), keep_default_na=False, na_values=[""])
+            if not isinstance(frame.index, pd.RangeIndex):
+                raise ValueError("rows have more fields than the header; quote texts that hold commas")
             table = Dataset.from_pandas(frame, preserve_index=False)
         else:
-            table = Dataset.from_pandas(pd.read_json(StringIO(text), lines=True), preserve_index=False)
+            # Not pandas' reader, which turns strings that look like numbers or dates into such.
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+            if not all(isinstance(row, dict) for row in rows):
+                raise ValueError("every line must be an object")
+            table = Dataset.from_pandas(pd.DataFrame(rows), preserve_index=False)
     except pd.errors.EmptyDataError as error:
         raise ValueError(f"{str(path)!r} is empty: expected a table with a header.") from error
     except (pd.errors.ParserError, ArrowInvalid, ValueError) as error:
@@ -236,7 +249,7 @@ def read_table(path: Path) -> Dataset:
 def decode_utf8(data: bytes, source: str) -> str:
     """Text of `data`; raises a `ValueError` that names `source` and the line if it is not UTF-8."""
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(
@@ -251,6 +264,7 @@ def _label(name: str, spec: TaskSpec, train: Dataset | None, evaluation: Dataset
             check_columns(dataset, [*spec.text_columns, spec.label_column], f"The {split} split of task {name!r}")
     reference = evaluation if train is None else train
     problem = spec.problem or _infer_problem(reference, spec)
+    _check_rows(problem, spec, reference, name)
     label_names = [] if problem == "regression" else _label_names(spec, problem, reference)
     to_id = {label: i for i, label in enumerate(label_names)}
     # A dataset's own integers stand for its names in order.
@@ -326,6 +340,21 @@ def _infer_problem(dataset: Dataset, spec: TaskSpec) -> Problem:
     if isinstance(row[spec.label_column], list):
         return "multi_label_classification"
     return "regression" if isinstance(row[spec.label_column], float) else "single_label_classification"
+
+
+def _check_rows(problem: Problem, spec: TaskSpec, dataset: Dataset, name: str) -> None:
+    labels = list(dataset[spec.label_column])
+    if problem == "token_classification":
+        for i, (tokens, tags) in enumerate(zip(dataset[spec.text_columns[0]], labels, strict=True)):
+            if len(tokens) != len(tags):
+                raise ValueError(f"Row {i} of task {name!r} has {len(tokens)} tokens but {len(tags)} labels.")
+    elif problem == "multi_label_classification":
+        same_length = len({len(row) for row in labels}) == 1 and len(labels[0]) > 1
+        if same_length and {label for row in labels for label in row} <= {0, 1}:
+            raise ValueError(
+                f"The labels of task {name!r} look like rows of zeros and ones, such as {labels[0]}: list the names of "
+                f"the labels that apply instead."
+            )
 
 
 def _label_names(spec: TaskSpec, problem: Problem, dataset: Dataset) -> list:

@@ -1,6 +1,6 @@
 """Running trained models."""
 
-from .prediction import predict, predict_logits
+from .prediction import load_for_inference, predict, predict_logits
 
 
-__all__ = ["predict", "predict_logits"]
+__all__ = ["load_for_inference", "predict", "predict_logits"]

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from seqeval.metrics.sequence_labeling import get_entities
 from tokenizers import Encoding
 from tqdm.auto import tqdm
 from transformers import AutoConfig, DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..convert import load_pretrained
+from ..convert import load_pretrained, resolve_model
 from ..data import encode_texts, first_words, length_limit, read_table
 from ..data.tasks import FILE_SUFFIXES, check_columns, decode_utf8
 
@@ -76,8 +77,8 @@ def predict(
         model (`str` or `Path`):
             Folder or Hub repository of a model for sequence or token classification.
         source (`str`, `Path` or list):
-            A csv, jsonl or parquet file; any other file, read as one text per line; `"-"` for standard input, likewise;
-            or a list of texts or pairs.
+            A csv, jsonl or parquet file (lists of tokens are joined by spaces); any other file, read as one text per
+            line; `"-"` for standard input, likewise; or a list of texts or pairs.
         output (`str` or `Path`, *optional*):
             A csv or jsonl file to write the rows to; it appears when it is complete.
         text_columns (list of `str`, *optional*, defaults to `("text",)`):
@@ -99,10 +100,15 @@ def predict(
     Raises:
         ValueError: if the model or the input cannot be read, the input is empty or not UTF-8, or a column is missing.
     """
-    if output is not None and Path(output).suffix not in OUTPUT_SUFFIXES:
-        raise ValueError(f"`output` must end in one of {OUTPUT_SUFFIXES}, got {str(output)!r}.")
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    if output is not None:
+        if Path(output).suffix not in OUTPUT_SUFFIXES:
+            raise ValueError(f"`output` must end in one of {OUTPUT_SUFFIXES}, got {str(output)!r}.")
+        # Before the work, so that a place that cannot be written to is found now.
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
     columns = _read_columns(source, text_columns, pairs)
-    loaded, tokenizer = load_pretrained(model, _head_of(model, trust_remote_code), trust_remote_code)
+    loaded, tokenizer = load_for_inference(model, _head_of(model, trust_remote_code), trust_remote_code)
     limit = length_limit(loaded.config, tokenizer, max_length)
     features, encodings, truncated = encode_texts(columns, tokenizer, limit)
     if truncated:
@@ -116,10 +122,19 @@ def predict(
     return rows
 
 
+def load_for_inference(
+    model: str | Path, head: str, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """As [`~compactbert.convert.load_pretrained`], but an untrained head is refused; on an accelerator if there is."""
+    loaded, tokenizer = load_pretrained(model, head, trust_remote_code, require_head=True)
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return (loaded if accelerator is None else loaded.to(accelerator)), tokenizer  # type: ignore[arg-type]
+
+
 def _head_of(model: str | Path, trust_remote_code: bool) -> str:
     try:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(resolve_model(model), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise ValueError(f"Cannot load {str(model)!r}: {error}") from error
     architecture = (config.architectures or ["a model without a head"])[0]
     for head in ("ForSequenceClassification", "ForTokenClassification"):
@@ -134,11 +149,20 @@ def _read_columns(source: Any, text_columns: Sequence[str], pairs: bool) -> list
     if isinstance(source, str | Path) and Path(source).suffix in FILE_SUFFIXES:
         table = read_table(Path(source))
         check_columns(table, text_columns, str(source))
-        return [[str(text) for text in table[column]] for column in text_columns]
+        return [[_as_text(value) for value in table[column]] for column in text_columns]
     rows = _read_lines(source, pairs) if isinstance(source, str | Path) else list(source)
     if not rows:
         raise ValueError(f"There is nothing to predict: {str(source)[:80]!r} is empty.")
-    return [list(column) for column in zip(*rows, strict=True)] if isinstance(rows[0], tuple) else [rows]
+    if isinstance(rows[0], str):
+        return [rows]
+    if any(isinstance(row, str) or len(row) != 2 for row in rows):
+        raise ValueError(f"`source` must hold texts, or pairs of two texts, got {rows[0]!r}.")
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _as_text(value: Any) -> str:
+    """A text column's value; tokens are joined, the tokenizer splits them again."""
+    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 def _read_lines(source: str | Path, pairs: bool) -> list:
@@ -148,7 +172,10 @@ def _read_lines(source: str | Path, pairs: bool) -> list:
         data = Path(source).read_bytes()
     else:
         raise ValueError(f"There is no file {str(source)!r}.")
-    lines = decode_utf8(data, str(source)).splitlines()
+    # Not splitlines(), which also splits at characters that occur inside texts.
+    lines = [line.removesuffix("\r") for line in decode_utf8(data, str(source)).split("\n")]
+    if lines[-1] == "":
+        lines.pop()
     if not pairs:
         return lines
     rows = [tuple(line.split("\t")) for line in lines]
@@ -160,7 +187,7 @@ def _read_lines(source: str | Path, pairs: bool) -> list:
 
 def _describe(model: PreTrainedModel, logits: np.ndarray, encoding: Encoding, text: str) -> dict[str, Any]:
     names: dict[int, str] = model.config.id2label  # type: ignore[assignment]
-    if model.config.problem_type == "regression":
+    if model.config.problem_type == "regression" or (logits.ndim == 1 and len(names) == 1):
         return {"score": float(logits[0])}
     if model.config.problem_type == "multi_label_classification":
         scores = {names[i]: float(score) for i, score in enumerate(1 / (1 + np.exp(-logits)))}
@@ -186,12 +213,15 @@ def _describe(model: PreTrainedModel, logits: np.ndarray, encoding: Encoding, te
 
 
 def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
-    """Writes rows as csv or jsonl; the file appears under its name when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes rows as csv (lists and dicts in it as JSON) or jsonl; the file appears when it is complete."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         if path.suffix == ".csv":
-            pd.DataFrame(rows).to_csv(partial, index=False)
+            cells = [
+                {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in row.items()}
+                for row in rows
+            ]
+            pd.DataFrame(cells).to_csv(partial, index=False)
         else:
             partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         partial.replace(path)
@@ -199,4 +229,4 @@ def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-__all__ = ["predict", "predict_logits", "write_rows"]
+__all__ = ["load_for_inference", "predict", "predict_logits", "write_rows"]

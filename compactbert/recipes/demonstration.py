@@ -1,5 +1,6 @@
 """The first run: real weights, real text, nothing to download."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def demo(output_dir: str | Path = "compactbert-demo", *, epochs: float = 3.0, se
 
     Args:
         output_dir (`str` or `Path`, *optional*, defaults to `"compactbert-demo"`):
-            Where to write the model. Must not exist.
+            Where to write the model. If a demo of these settings has left its model there, it is used.
         epochs (`float`, *optional*, defaults to 3.0):
             Passes over the 2,000 training paragraphs.
         seed (`int`, *optional*, defaults to 42):
@@ -39,7 +40,7 @@ def demo(output_dir: str | Path = "compactbert-demo", *, epochs: float = 3.0, se
         ValueError: if the weights are not installed or `output_dir` is taken.
     """
     started = time.perf_counter()
-    report = finetune(
+    report = _finished_run(Path(output_dir), epochs, seed) or finetune(
         "minilm",
         "docstrings",
         output_dir,
@@ -58,6 +59,14 @@ def demo(output_dir: str | Path = "compactbert-demo", *, epochs: float = 3.0, se
         "clean_process": {"class": clean["class"], "rows": rows},
         "seconds": round(time.perf_counter() - started, 1),
     }
+
+
+def _finished_run(output_dir: Path, epochs: float, seed: int) -> dict[str, Any] | None:
+    """The report of a run that had saved its model before it was stopped."""
+    record = output_dir / "metrics.json"
+    report = json.loads(record.read_text()) if record.is_file() else {"settings": {}}
+    expected = {"model": "minilm", "task": "docstrings", "epochs": epochs, "seed": seed, "max_train_rows": TRAIN_ROWS}
+    return report if expected.items() <= report["settings"].items() else None
 
 
 __all__ = ["demo"]

@@ -191,7 +191,9 @@ def _open_work_dir(output_dir: Path, settings: dict[str, Any]) -> Path:
     """The folder of an unfinished run: made, or taken up again if its settings are these."""
     work_dir = output_dir.with_name(f"{output_dir.name}.partial")
     record = work_dir / "settings.json"
-    if _last_complete_checkpoint(work_dir) is not None:
+    # As they come back from the record: a tuple is a list there.
+    settings = json.loads(json.dumps(settings))
+    if _last_complete_checkpoint(work_dir) is not None and record.is_file():
         earlier = json.loads(record.read_text())
         different = sorted(key for key in earlier.keys() | settings if earlier.get(key) != settings.get(key))
         if different:
