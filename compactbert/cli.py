@@ -2,7 +2,6 @@
 inside the commands, so that `--help` is quick."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -219,10 +218,9 @@ def _write_json(result: dict[str, Any], path: Path | None) -> None:
     if path is None:
         return
     with _friendly_errors():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(result, indent=2) + "\n")
-        partial.replace(path)
+        from compactbert.files import write_text
+
+        write_text(path, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,13 +15,10 @@ import transformers
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 import modeling_mobilebert_md
 import modeling_smbert
 
-
-logger = logging.get_logger(__name__)
 
 # What every configuration has beside its own fields, and what a head depends on.
 SHARED_FIELDS = ("id2label", "label2id", "problem_type")

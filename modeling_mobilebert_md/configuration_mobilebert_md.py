@@ -239,16 +239,7 @@ class MobileBertMdConfig(PreTrainedConfig):
             self._validate_per_layer_config()
             return
         super().validate_architecture()
-        for name in (*POSITIVE_FIELDS, *PER_LAYER_FIELDS):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"`{name}` must lie in [0, 1], got {value}.")
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"`hidden_act` must be one of {sorted(ACT2FN)}, got {self.hidden_act!r}.")
+        self._validate_ranges()
         if self.attention_head_size is None and self.true_hidden_size % self.num_attention_heads != 0:
             width = "intra_bottleneck_size" if self.use_bottleneck else "hidden_size"
             raise ValueError(
@@ -267,6 +258,18 @@ class MobileBertMdConfig(PreTrainedConfig):
                     f"`value_input_size` ({self.value_input_size}) needs `use_bottleneck_attention=False`: with it the "
                     f"value reads the bottleneck, not the feature map."
                 )
+
+    def _validate_ranges(self):
+        for name in (*POSITIVE_FIELDS, *PER_LAYER_FIELDS):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"`{name}` must lie in [0, 1], got {value}.")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"`hidden_act` must be one of {sorted(ACT2FN)}, got {self.hidden_act!r}.")
 
     def _validate_per_layer_config(self):
         overrides = self.to_dict()["per_layer_config"]

@@ -141,6 +141,16 @@ class SmBertConfig(PreTrainedConfig):
             self._validate_per_layer_config()
             return
         super().validate_architecture()
+        self._validate_ranges()
+        if self.attention_head_size is None and self.hidden_size % self.num_attention_heads != 0:
+            raise ValueError(
+                f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "
+                f"({self.num_attention_heads}) while `attention_head_size` is None; change one of them, or set "
+                f"`attention_head_size`."
+            )
+
+    # Copied from configuration_mobilebert_md.MobileBertMdConfig._validate_ranges
+    def _validate_ranges(self):
         for name in (*POSITIVE_FIELDS, *PER_LAYER_FIELDS):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -151,12 +161,6 @@ class SmBertConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` must lie in [0, 1], got {value}.")
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"`hidden_act` must be one of {sorted(ACT2FN)}, got {self.hidden_act!r}.")
-        if self.attention_head_size is None and self.hidden_size % self.num_attention_heads != 0:
-            raise ValueError(
-                f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "
-                f"({self.num_attention_heads}) while `attention_head_size` is None; change one of them, or set "
-                f"`attention_head_size`."
-            )
 
     # Copied from configuration_mobilebert_md.MobileBertMdConfig._validate_per_layer_config
     def _validate_per_layer_config(self):

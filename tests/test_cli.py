@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import get_args, get_type_hints
 
 import pytest
 from typer.testing import CliRunner
@@ -59,6 +60,17 @@ def test_a_place_that_cannot_be_written_to_ends_with_code_2(tiny_model, reviews,
     result = run("predict", "--model", tiny_model, reviews, "--output", tmp_path / "file" / "labels.csv")
     assert result.exit_code == 2
     assert "Error: " in result.stderr
+
+
+def test_the_choices_are_those_of_the_library():
+    from compactbert import cli
+    from compactbert.data.tasks import Problem
+    from compactbert.training.finetuning import Precision
+
+    # Spelled twice, so that `--help` need not load the library.
+    assert get_args(get_args(get_args(cli.Problem)[0])[0]) == get_args(Problem)
+    precision = get_type_hints(cli.finetune)["precision"]
+    assert get_args(precision) == get_args(Precision)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -92,7 +92,7 @@ class Task:
     metrics: tuple[str, ...]
     evaluation: Dataset
     evaluation_split: str
-    train: Dataset | None = field(default=None)
+    train: Dataset | None = None
 
     @property
     def head(self) -> str:

@@ -1,7 +1,6 @@
 """Bulk prediction: texts in, labels with scores out."""
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers.utils import logging
 from ..convert import load_pretrained, resolve_model
 from ..data import encode_texts, first_words, length_limit, read_table
 from ..data.tasks import FILE_SUFFIXES, check_columns, decode_utf8
+from ..files import write_text
 
 
 logger = logging.get_logger(__name__)
@@ -214,19 +214,15 @@ def _describe(model: PreTrainedModel, logits: np.ndarray, encoding: Encoding, te
 
 def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
     """Writes rows as csv (lists and dicts in it as JSON) or jsonl; the file appears when it is complete."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        if path.suffix == ".csv":
-            cells = [
-                {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in row.items()}
-                for row in rows
-            ]
-            pd.DataFrame(cells).to_csv(partial, index=False)
-        else:
-            partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    if path.suffix == ".csv":
+        cells = [
+            {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in row.items()}
+            for row in rows
+        ]
+        text = pd.DataFrame(cells).to_csv(index=False)
+    else:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(path, text)
 
 
 __all__ = ["load_for_inference", "predict", "predict_logits", "write_rows"]

@@ -17,13 +17,12 @@ from transformers import (
     set_seed,
 )
 from transformers.trainer_callback import TrainerState
-from transformers.utils import logging
 
 from ..convert import load_pretrained
 from ..data import data_collator, encode_task, length_limit, load_task, score_logits
+from ..files import write_text
 
 
-logger = logging.get_logger(__name__)
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 # A checkpoint (and evaluation) at least so often, so that a killed run loses minutes.
 MAX_STEPS_PER_CHECKPOINT = 500
@@ -203,10 +202,7 @@ def _open_work_dir(output_dir: Path, settings: dict[str, Any]) -> Path:
                 f"ones to continue, or remove that folder to start afresh."
             )
         return work_dir
-    work_dir.mkdir(parents=True, exist_ok=True)
-    partial = record.with_suffix(".json.partial")
-    partial.write_text(json.dumps(settings, indent=2))
-    partial.replace(record)
+    write_text(record, json.dumps(settings, indent=2))
     return work_dir
 
 
