@@ -1,7 +1,7 @@
 """Small, fast BERTs for the Hugging Face ecosystem.
 
 Importing this package registers the three model families with transformers' `Auto*` classes. The whole job is four
-functions: [`finetune`], [`evaluate`], [`predict`] and [`demo`]; the command line only parses its arguments and calls
+functions: [`compress`], [`finetune`], [`evaluate`] and [`predict`]; [`demo`] is a first run. The command line only parses its arguments and calls
 them.
 """
 
@@ -15,12 +15,19 @@ import modeling_smbert  # noqa: F401  (registers)
 if TYPE_CHECKING:
     from .evaluation import evaluate
     from .inference import predict
-    from .recipes import demo
+    from .recipes import compress, demo
     from .training import finetune
 
 # Loaded on first use: importing this package costs no more than the models.
-_FUNCTIONS = {"demo": ".recipes", "evaluate": ".evaluation", "finetune": ".training", "predict": ".inference"}
-_MODULES = ("convert", "data", "evaluation", "hub", "inference", "presets", "recipes", "training")
+_FUNCTIONS = {
+    "compress": ".recipes",
+    "demo": ".recipes",
+    "evaluate": ".evaluation",
+    "finetune": ".training",
+    "predict": ".inference",
+}
+_MODULES = ("benchmark", "compression", "convert", "data", "evaluation", "hub", "inference", "presets", "recipes")
+_MODULES += ("structure", "training")
 
 
 def __getattr__(name: str) -> Any:
@@ -31,4 +38,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["demo", "evaluate", "finetune", "predict"]
+__all__ = ["compress", "demo", "evaluate", "finetune", "predict"]

@@ -40,21 +40,71 @@ MaxEvaluationRows = Annotated[int | None, typer.Option(help="Evaluate on a fixed
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="Where to write the model.")] = Path("compactbert-demo"),
-    epochs: Annotated[float, typer.Option(help="Passes over the training rows.")] = 3.0,
     seed: Seed = 42,
     json_file: JsonFile = None,
 ):
-    """The first run: fine-tune the real MiniLM as SmBERT on docstrings, save it, use it in a clean process."""
+    """The first run: compress the real MiniLM on docstrings, report it, use it in a clean process."""
     with _friendly_errors(CONTINUES):
         import compactbert
 
-        result = compactbert.demo(output, epochs=epochs, seed=seed)
-    _show_finetune(result["finetune"], output)
+        result = compactbert.demo(output, seed=seed)
+    _show_compression(result["report"], output)
     clean = result["clean_process"]
     rows = [(row["text"], row["label"], f"{row['score']:.2f}") for row in clean["rows"]]
     _show(f"{output}, loaded in a clean process as {clean['class']}", ("text", "label", "score"), rows)
     _say(f"Done in {result['seconds']:.0f} s.")
     _write_json(result, json_file)
+
+
+@app.command()
+def compress(
+    model: Model,
+    task: TaskName,
+    output: Annotated[Path, typer.Option(help="Where to write the result; must not exist.")],
+    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a YAML file.")] = "smbert-minilm",
+    finetuned: Annotated[bool, typer.Option(help="The model is fine-tuned on this task already.")] = False,
+    data_dir: DataDir = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    problem: Problem = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Budget for all training of one seed.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="The same, in steps.")] = None,
+    shape: Annotated[list[str], typer.Option(help="Rows x tokens at which latency is measured.")] = [  # noqa: B006
+        "1x128",
+        "32x128",
+    ],
+    max_train_rows: MaxTrainRows = None,
+    max_evaluation_rows: MaxEvaluationRows = None,
+    seed: Seed = 42,
+    seeds: Annotated[int, typer.Option(help="So many seeds, for the spread of the quality.")] = 1,
+    trust_remote_code: TrustRemoteCode = False,
+    json_file: JsonFile = None,
+):
+    """Make a smaller, faster model of any BERT for a task. The same command continues a run that was killed."""
+    with _friendly_errors(CONTINUES):
+        import compactbert
+
+        report = compactbert.compress(
+            model,
+            task,
+            output,
+            recipe=recipe,
+            finetuned=finetuned,
+            data_dir=data_dir,
+            text_columns=text_column,
+            label_column=label_column,
+            problem=problem,
+            max_minutes=max_minutes,
+            max_steps=max_steps,
+            shapes=shape,
+            max_train_rows=max_train_rows,
+            max_evaluation_rows=max_evaluation_rows,
+            seed=seed,
+            seeds=seeds,
+            trust_remote_code=trust_remote_code,
+        )
+    _show_compression(report, output)
+    _write_json(report, json_file)
 
 
 @app.command()
@@ -212,6 +262,19 @@ def _show_finetune(report: dict[str, Any], output: Path) -> None:
     rows += [("steps", report["steps"]), ("best step", report["best_step"])]
     rows += [("seconds per epoch", report["seconds_per_epoch"]), ("precision", report["precision"])]
     _show(f"{output} on {report['task']} ({report['split']})", ("", ""), rows)
+
+
+def _show_compression(report: dict[str, Any], output: Path) -> None:
+    from compactbert.recipes.report import table_rows
+
+    _show(f"{report['recipe']['name']} on {report['task']}", *table_rows(report))
+    result = report["result"]
+    speedups = [f"{value:.1f}x at {name.removeprefix('speedup_')}" for name, value in result.items() if "speed" in name]
+    _say(
+        f"{output}: {result['quality_kept']:.1%} of {report['teacher']!r} in {report['metric']}, with "
+        f"{result['encoder_share']:.1%} of its encoder and {result['total_share']:.1%} of all its parameters; "
+        f"{', '.join(speedups)}. Picture: {output / 'report.png'}"
+    )
 
 
 def _write_json(result: dict[str, Any], path: Path | None) -> None:

@@ -1,14 +1,17 @@
-"""To our classes from transformers' BERT and MobileBERT, and back: the same logits under another class.
+"""To our classes from transformers' BERT, MobileBERT and the encoders that are BERT under other names, and back to the
+first two: the same logits under another class.
 
-Submodule names are transformers' own, so the state dict carries over as it is; what is decided here is which
-configurations mean the same network in both.
+Submodule names are those of transformers' BERT and MobileBERT, whose state dicts carry over as they are; those of the
+others are renamed. What is decided here is which configurations mean the same network in both.
 """
 
 import dataclasses
 import importlib.util
 import pickle
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -23,18 +26,134 @@ import modeling_smbert
 # What every configuration has beside its own fields, and what a head depends on.
 SHARED_FIELDS = ("id2label", "label2id", "problem_type")
 
+ROBERTA_KEYS = {
+    "roberta.": "bert.",
+    "lm_head.dense.": "cls.predictions.transform.dense.",
+    "lm_head.layer_norm.": "cls.predictions.transform.LayerNorm.",
+    "lm_head.": "cls.predictions.",
+    # The head that reads the first token begins with what is our pooler.
+    "classifier.dense.": "bert.pooler.dense.",
+    "classifier.out_proj.": "classifier.",
+}
+DISTILBERT_KEYS = {
+    "distilbert.": "bert.",
+    "transformer.layer.": "encoder.layer.",
+    ".attention.q_lin.": ".attention.self.query.",
+    ".attention.k_lin.": ".attention.self.key.",
+    ".attention.v_lin.": ".attention.self.value.",
+    ".attention.out_lin.": ".attention.output.dense.",
+    ".sa_layer_norm.": ".attention.output.LayerNorm.",
+    ".ffn.lin1.": ".intermediate.dense.",
+    ".ffn.lin2.": ".output.dense.",
+    ".output_layer_norm.": ".output.LayerNorm.",
+    "vocab_transform.": "cls.predictions.transform.dense.",
+    "vocab_layer_norm.": "cls.predictions.transform.LayerNorm.",
+    "vocab_projector.": "cls.predictions.decoder.",
+}
+
+
+# What renaming does not settle: each adapts the new configuration's fields and the renamed state dict in place.
+def _adapt_bert(model: PreTrainedModel, fields: dict[str, Any], state_dict: dict[str, torch.Tensor]) -> None:
+    fields["attention_head_size"] = model.config.hidden_size // model.config.num_attention_heads
+
+
+def _adapt_mobilebert(model: PreTrainedModel, fields: dict[str, Any], state_dict: dict[str, torch.Tensor]) -> None:
+    config = model.config
+    if config.use_bottleneck_attention:
+        # transformers builds the shared bottleneck also where nothing reads it.
+        fields["key_query_shared_bottleneck"] = False
+        for key in [key for key in state_dict if ".bottleneck.attention." in key]:
+            del state_dict[key]
+    elif config.use_bottleneck and not config.key_query_shared_bottleneck:
+        raise ValueError(
+            f"Cannot convert {type(model).__name__} with `use_bottleneck=True` and both `use_bottleneck_attention` and "
+            f"`key_query_shared_bottleneck` False: transformers cannot run it. Build an `IbBert*` model instead."
+        )
+
+
+def _adapt_roberta(model: PreTrainedModel, fields: dict[str, Any], state_dict: dict[str, torch.Tensor]) -> None:
+    config, name = model.config, type(model).__name__
+    if config.pad_token_id is None:
+        raise ValueError(
+            f"Cannot convert {name} with `pad_token_id=None`: its positions count from there. Set the token's index."
+        )
+    if "cls.predictions.bias" in state_dict and config.hidden_act != "gelu":
+        raise ValueError(
+            f"Cannot convert {name} with `hidden_act={config.hidden_act!r}`: its head always uses gelu, ours the "
+            f"activation of the layers. Convert the bare model, `from_transformers(model.base_model)`."
+        )
+    _adapt_bert(model, fields, state_dict)
+    # The rows up to the padding token's are never a token's position.
+    unused = config.pad_token_id + 1
+    fields["max_position_embeddings"] -= unused
+    positions = f"{_base_prefix(model)}embeddings.position_embeddings.weight"
+    state_dict[positions] = state_dict[positions][unused:]
+
+
+def _adapt_distilbert(model: PreTrainedModel, fields: dict[str, Any], state_dict: dict[str, torch.Tensor]) -> None:
+    config = model.config
+    if "pre_classifier.weight" in state_dict:
+        raise ValueError(
+            f"Cannot convert {type(model).__name__}: its head applies ReLU where ours applies tanh. Convert the bare "
+            f"model, `from_transformers(model.base_model)`, save it with its tokenizer and fine-tune that."
+        )
+    _adapt_bert(model, fields, state_dict)
+    fields["intermediate_size"] = config.hidden_dim
+    fields["hidden_act"] = config.activation
+    fields["hidden_dropout_prob"] = config.dropout
+    fields["attention_probs_dropout_prob"] = config.attention_dropout
+    # Fixed in DistilBERT's code.
+    fields["layer_norm_eps"] = 1e-12
+    # DistilBERT ignores token types; two zero rows do the same with whatever a BERT tokenizer emits.
+    fields["type_vocab_size"] = 2
+    token_types = f"{_base_prefix(model)}embeddings.token_type_embeddings.weight"
+    state_dict[token_types] = torch.zeros(2, config.hidden_size)
+    if "cls.predictions.decoder.bias" in state_dict:
+        state_dict["cls.predictions.bias"] = state_dict["cls.predictions.decoder.bias"]
+
+
+def _base_prefix(model: PreTrainedModel) -> str:
+    return "" if model.base_model is model else "bert."
+
+
+class Family(NamedTuple):
+    """A family of transformers' that converts to one of ours."""
+
+    source: str
+    target: str
+    package: ModuleType
+    adapt: Callable[[PreTrainedModel, dict[str, Any], dict[str, torch.Tensor]], None]
+    # Parts of the state dict's keys, replaced one after the other.
+    renames: dict[str, str] = {}
+
+
+FAMILIES = {
+    "bert": Family("Bert", "SmBert", modeling_smbert, _adapt_bert),
+    "distilbert": Family("DistilBert", "SmBert", modeling_smbert, _adapt_distilbert, DISTILBERT_KEYS),
+    "mobilebert": Family("MobileBert", "MobileBertMd", modeling_mobilebert_md, _adapt_mobilebert),
+    "roberta": Family("Roberta", "SmBert", modeling_smbert, _adapt_roberta, ROBERTA_KEYS),
+    "xlm-roberta": Family("XLMRoberta", "SmBert", modeling_smbert, _adapt_roberta, ROBERTA_KEYS),
+}
+
 
 def from_transformers(model: PreTrainedModel) -> PreTrainedModel:
     """
-    The same network as one of our classes: `BertFor*` becomes `SmBertFor*`, `MobileBertFor*` becomes
-    `MobileBertMdFor*`, with identical weights and logits.
+    The same network as one of our classes, with identical weights and logits: `BertFor*`, `RobertaFor*`,
+    `XLMRobertaFor*` and `DistilBertFor*` become `SmBertFor*`, `MobileBertFor*` becomes `MobileBertMdFor*`.
+
+    RoBERTa and XLM-RoBERTa count positions over the tokens that are not padding, our models over all: logits are
+    identical without padding or with padding on the right. With padding on the left, pass
+    `position_ids=(attention_mask.cumsum(-1) - 1).clamp(min=0)`; position ids of ours begin at 0.
+
+    DistilBERT's heads for sequence classification and multiple choice apply ReLU, ours tanh, and do not convert.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            A BERT or MobileBERT of transformers, with any of its heads. Not changed; weights are copied.
+            A BERT, RoBERTa, XLM-RoBERTa, DistilBERT or MobileBERT of transformers, with any of its heads but those two.
+            Not changed; weights are copied.
 
     Raises:
-        ValueError: if `model` is of another class, or a decoder.
+        ValueError: if `model` is of another class, a decoder, or has a head that ours cannot express.
 
     Example:
 
@@ -48,14 +167,12 @@ def from_transformers(model: PreTrainedModel) -> PreTrainedModel:
     ```
     """
     config, name = model.config, type(model).__name__
-    target_class = None
-    if config.model_type == "bert":
-        target_class = getattr(modeling_smbert, name.replace("Bert", "SmBert", 1), None)
-    elif config.model_type == "mobilebert":
-        target_class = getattr(modeling_mobilebert_md, name.replace("MobileBert", "MobileBertMd", 1), None)
-    if target_class is None:
+    family = FAMILIES.get(config.model_type)
+    target_class = getattr(family.package, name.replace(family.source, family.target, 1), None) if family else None
+    if family is None or target_class is None:
+        models = (f"`{family.source}Model`" for family in FAMILIES.values())
         raise ValueError(
-            f"Cannot convert {name}: expected transformers' `BertModel`, `MobileBertModel` or one of their heads "
+            f"Cannot convert {name}: expected transformers' {', '.join(models)} or one of their heads "
             f"(`ForPreTraining`, `ForMaskedLM`, `ForNextSentencePrediction`, `ForSequenceClassification`, "
             f"`ForTokenClassification`, `ForQuestionAnswering`, `ForMultipleChoice`)."
         )
@@ -64,19 +181,15 @@ def from_transformers(model: PreTrainedModel) -> PreTrainedModel:
             raise ValueError(f"Cannot convert {name} with `{field}=True`: our models are encoders.")
 
     fields = _fields_of(target_class.config_class, config)
-    state_dict = model.state_dict()
-    if config.model_type == "bert":
-        fields["attention_head_size"] = config.hidden_size // config.num_attention_heads
-    elif config.use_bottleneck_attention:
-        # transformers builds the shared bottleneck also where nothing reads it.
-        fields["key_query_shared_bottleneck"] = False
-        state_dict = {key: value for key, value in state_dict.items() if ".bottleneck.attention." not in key}
-    elif config.use_bottleneck and not config.key_query_shared_bottleneck:
-        raise ValueError(
-            f"Cannot convert {name} with `use_bottleneck=True` and both `use_bottleneck_attention` and "
-            f"`key_query_shared_bottleneck` False: transformers cannot run it. Build an `IbBert*` model instead."
-        )
-    return _rebuild(model, target_class, target_class.config_class(**fields), state_dict)
+    state_dict = {_rename(key, family.renames): value for key, value in model.state_dict().items()}
+    family.adapt(model, fields, state_dict)
+    return rebuild(model, target_class, target_class.config_class(**fields), state_dict)
+
+
+def _rename(key: str, renames: dict[str, str]) -> str:
+    for old, new in renames.items():
+        key = key.replace(old, new)
+    return key
 
 
 def to_transformers(model: PreTrainedModel) -> PreTrainedModel:
@@ -119,7 +232,7 @@ def to_transformers(model: PreTrainedModel) -> PreTrainedModel:
     if fields.get("use_bottleneck_attention"):
         # transformers would build the shared bottleneck too, which nothing reads.
         fields["key_query_shared_bottleneck"] = False
-    return _rebuild(model, target_class, target_class.config_class(**fields), model.state_dict())
+    return rebuild(model, target_class, target_class.config_class(**fields), model.state_dict())
 
 
 def _check_mobilebert_wiring(config: PreTrainedConfig, name: str) -> None:
@@ -145,15 +258,16 @@ def _fields_of(config_class: type[PreTrainedConfig], source: PreTrainedConfig) -
     return {name: getattr(source, name) for name in names if hasattr(source, name)}
 
 
-def _rebuild(
+def rebuild(
     model: PreTrainedModel,
     target_class: type[PreTrainedModel],
     config: PreTrainedConfig,
     state_dict: dict[str, torch.Tensor],
 ) -> PreTrainedModel:
+    """A model of `target_class` with these weights, and with the device, type, mode and attention of `model`."""
     config._attn_implementation = model.config._attn_implementation
     config.name_or_path = model.config.name_or_path
-    is_base_without_pooler = getattr(model, "pooler", True) is None
+    is_base_without_pooler = model.base_model is model and getattr(model, "pooler", None) is None
     arguments = {"add_pooling_layer": False} if is_base_without_pooler else {}
     target = target_class(config, **arguments)
     # PreTrainedModel.to is wrapped in a way that loses its signature.
@@ -183,8 +297,8 @@ def load_pretrained(
     model: str | Path, head: str, trust_remote_code: bool = False, require_head: bool = False, **config_fields: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
-    A model with the given head and its tokenizer, from a folder or the Hub; BERT and MobileBERT of transformers arrive
-    as our classes.
+    A model with the given head and its tokenizer, from a folder or the Hub; the families of transformers that
+    [`from_transformers`] takes arrive as our classes. A DistilBERT without a trained head gets a new one of ours.
 
     Args:
         model (`str` or `Path`):
@@ -199,8 +313,8 @@ def load_pretrained(
             Fields of the configuration to set, such as `num_labels`.
 
     Raises:
-        ValueError: if the model cannot be found or read, has no weights for its encoder, weights of another shape, or
-            no tokenizer that fits it.
+        ValueError: if the model cannot be found or read, has no weights for its encoder, weights of another shape, no
+            tokenizer that fits it, or a head that ours cannot express.
     """
     source = resolve_model(model)
     auto_class = getattr(transformers, f"AutoModel{head}")
@@ -250,9 +364,18 @@ def load_pretrained(
             f"The tokenizer in {str(source)!r} has {len(tokenizer)} tokens, but the model's `vocab_size` is "
             f"{config.vocab_size}: use the model's own tokenizer, or `model.resize_token_embeddings`."
         )
-    if config.model_type in ("bert", "mobilebert"):
+    if "pre_classifier.weight" in info["missing_keys"] and config.model_type == "distilbert":
+        loaded = _with_new_head(from_transformers(loaded.base_model), head)
+    elif config.model_type in FAMILIES:
         loaded = from_transformers(loaded)
     return loaded, tokenizer
 
 
-__all__ = ["from_transformers", "load_pretrained", "minilm_path", "resolve_model", "to_transformers"]
+def _with_new_head(base: PreTrainedModel, head: str) -> PreTrainedModel:
+    model = getattr(modeling_smbert, f"SmBert{head}")(base.config).to(base.dtype)
+    # What is missing is the pooler, new as well.
+    model.base_model.load_state_dict(base.state_dict(), strict=False)
+    return model.train(base.training)
+
+
+__all__ = ["from_transformers", "load_pretrained", "minilm_path", "rebuild", "resolve_model", "to_transformers"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 from families import TASKS, build, inputs_for, perturb, tensors_of
-from transformers import BertConfig, MobileBertConfig
+from transformers import BertConfig, DistilBertConfig, MobileBertConfig, RobertaConfig, XLMRobertaConfig
 
 from compactbert.convert import from_transformers, load_pretrained, to_transformers
 
@@ -31,10 +31,28 @@ SOURCES = {
     "mobilebert-no-bottleneck": ("MobileBert", MobileBertConfig, MOBILE | {"use_bottleneck": False}),
     "mobilebert-no-trigram": ("MobileBert", MobileBertConfig, MOBILE | {"trigram_input": False}),
 }
+# Families that are BERT under other names, which convert one way.
+DISTIL = {"vocab_size": 60, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 24, "num_labels": 3}
+SOURCES_ONE_WAY = {
+    "roberta": ("Roberta", RobertaConfig, BERT),
+    "roberta-untied": ("Roberta", RobertaConfig, BERT | {"tie_word_embeddings": False}),
+    "roberta-pad-0": ("Roberta", RobertaConfig, BERT | {"pad_token_id": 0, "max_position_embeddings": 10}),
+    "xlm-roberta": ("XLMRoberta", XLMRobertaConfig, BERT | {"type_vocab_size": 1, "max_position_embeddings": 11}),
+    "distilbert": ("DistilBert", DistilBertConfig, DISTIL),
+    "distilbert-untied": ("DistilBert", DistilBertConfig, DISTIL | {"tie_word_embeddings": False}),
+    "distilbert-relu": ("DistilBert", DistilBertConfig, DISTIL | {"activation": "relu"}),
+}
+DISTILBERT_HEADS = ("Model", "ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering")
+ROBERTA_HEADS = (*DISTILBERT_HEADS, "ForSequenceClassification", "ForMultipleChoice")
+ONE_WAY = [
+    (source, name)
+    for source in SOURCES_ONE_WAY
+    for name in (DISTILBERT_HEADS if source.startswith("distilbert") else ROBERTA_HEADS)
+]
 
 
 def build_source(source, name):
-    prefix, config_class, fields = SOURCES[source]
+    prefix, config_class, fields = (SOURCES | SOURCES_ONE_WAY)[source]
     torch.manual_seed(0)
     # transformers' question answering heads work with two labels only.
     fields = fields | {"num_labels": 2} if name == "ForQuestionAnswering" else fields
@@ -61,6 +79,51 @@ def test_both_ways_with_identical_logits(source, name):
     assert type(back) is type(theirs)
     assert_same_outputs(theirs, back, inputs)
     assert ours.config.id2label == theirs.config.id2label == back.config.id2label
+
+
+def inputs_with_padding_tokens(model):
+    """As `inputs_for`, with the model's padding token under the mask and nowhere else, and token types it has."""
+    inputs = inputs_for(model)
+    pad = model.config.pad_token_id
+    tokens = inputs["input_ids"].where(inputs["input_ids"] != pad, 5)
+    inputs["input_ids"] = tokens.where(inputs["attention_mask"].bool(), pad)
+    inputs["token_type_ids"] %= getattr(model.config, "type_vocab_size", 2)
+    return inputs
+
+
+def predictions(model, inputs, **kwargs):
+    """Outputs, of the tokens that are not padding."""
+    mask = inputs["attention_mask"]
+    outputs = tensors_of(model(**inputs, **kwargs))
+    return {key: value[mask.bool()] if value.shape[:2] == mask.shape else value for key, value in outputs.items()}
+
+
+@pytest.mark.parametrize(("source", "name"), ONE_WAY)
+def test_bert_under_another_name_has_identical_logits(source, name, tmp_path):
+    theirs = build_source(source, name)
+    ours = from_transformers(theirs)
+    assert type(ours).__name__ == f"SmBert{name}"
+    assert ours.config.id2label == theirs.config.id2label
+    ours.save_pretrained(tmp_path)
+    inputs = inputs_with_padding_tokens(theirs)
+    expected = predictions(theirs, inputs)
+    for model in (ours, type(ours).from_pretrained(tmp_path), to_transformers(ours)):
+        # A model without a pooler is loaded with a new one.
+        actual = {key: value for key, value in predictions(model, inputs).items() if key in expected}
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_roberta_keeps_its_longest_input():
+    ours = from_transformers(transformers.RobertaModel(RobertaConfig(**BERT, max_position_embeddings=514)))
+    assert (ours.config.max_position_embeddings, ours.config.pad_token_id) == (512, 1)
+
+
+def test_roberta_padded_on_the_left_needs_position_ids():
+    theirs = build_source("roberta", "ForTokenClassification")
+    inputs = {key: value.flip(-1) for key, value in inputs_with_padding_tokens(theirs).items()}
+    positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    ours = predictions(from_transformers(theirs), inputs, position_ids=positions)
+    torch.testing.assert_close(ours, predictions(theirs, inputs), rtol=1e-5, atol=1e-5)
 
 
 def test_bert_keeps_its_shape():
@@ -99,8 +162,33 @@ def test_a_missing_pooler_stays_missing_and_the_type_is_kept():
         ),
         (lambda: transformers.BertLMHeadModel(BertConfig(**BERT)), "Cannot convert BertLMHeadModel: expected"),
         (
-            lambda: transformers.DistilBertModel(transformers.DistilBertConfig(n_layers=1)),
-            "Cannot convert DistilBertModel",
+            lambda: transformers.RobertaModel(RobertaConfig(**BERT, is_decoder=True)),
+            "Cannot convert RobertaModel with `is_decoder=True`",
+        ),
+        (
+            lambda: transformers.XLMRobertaForCausalLM(XLMRobertaConfig(**BERT)),
+            "Cannot convert XLMRobertaForCausalLM: expected",
+        ),
+        (
+            lambda: transformers.RobertaForMaskedLM(RobertaConfig(**BERT, hidden_act="relu")),
+            "`hidden_act='relu'`: its head always uses gelu",
+        ),
+        (lambda: transformers.RobertaModel(RobertaConfig(**BERT, pad_token_id=None)), "`pad_token_id=None`"),
+        (
+            lambda: transformers.DistilBertForSequenceClassification(DistilBertConfig(**DISTIL)),
+            "Cannot convert DistilBertForSequenceClassification: its head applies ReLU .*fine-tune",
+        ),
+        (
+            lambda: transformers.DistilBertForMultipleChoice(DistilBertConfig(**DISTIL)),
+            "Cannot convert DistilBertForMultipleChoice: its head applies ReLU",
+        ),
+        (
+            lambda: transformers.ElectraModel(transformers.ElectraConfig(**SIZES, num_attention_heads=4)),
+            "Cannot convert ElectraModel: expected .*`DistilBertModel`",
+        ),
+        (
+            lambda: transformers.RobertaPreLayerNormModel(transformers.RobertaPreLayerNormConfig(**BERT)),
+            "Cannot convert RobertaPreLayerNormModel",
         ),
         (
             lambda: transformers.MobileBertModel(MobileBertConfig(**MOBILE, key_query_shared_bottleneck=False)),
@@ -147,6 +235,35 @@ def test_load_pretrained_converts_and_reads_our_own(tmp_path, minilm_tokenizer):
     assert loaded.num_labels == 5
     loaded, _ = load_pretrained(tmp_path / "ours", "ForTokenClassification")
     assert type(loaded).__name__ == "MobileBertMdForTokenClassification"
+
+
+@pytest.mark.parametrize("source", ["roberta", "xlm-roberta", "distilbert"])
+def test_load_pretrained_puts_a_new_head_on_the_other_families(source, tmp_path, minilm_tokenizer):
+    prefix, config_class, fields = SOURCES_ONE_WAY[source]
+    fields = fields | {"vocab_size": len(minilm_tokenizer)}
+    theirs = getattr(transformers, f"{prefix}ForMaskedLM")(config_class(**fields)).eval()
+    save(theirs, tmp_path, minilm_tokenizer)
+    loaded, _ = load_pretrained(tmp_path, "ForSequenceClassification", num_labels=5)
+    assert type(loaded).__name__ == "SmBertForSequenceClassification"
+    assert (loaded.num_labels, loaded.training, loaded.config.name_or_path) == (5, False, str(tmp_path))
+    inputs = inputs_with_padding_tokens(theirs)
+    expected = predictions(theirs.base_model, inputs)["last_hidden_state"]
+    actual = predictions(loaded.base_model, inputs)["last_hidden_state"]
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="has no trained weights for"):
+        load_pretrained(tmp_path, "ForSequenceClassification", require_head=True)
+
+
+def test_a_trained_head_of_distilbert_is_not_dropped(tmp_path, minilm_tokenizer):
+    config = DistilBertConfig(**DISTIL | {"vocab_size": len(minilm_tokenizer)})
+    theirs = transformers.DistilBertForSequenceClassification(config)
+    save(theirs, tmp_path / "theirs", minilm_tokenizer)
+    with pytest.raises(ValueError, match="its head applies ReLU"):
+        load_pretrained(tmp_path / "theirs", "ForSequenceClassification")
+    # What the message advises.
+    save(from_transformers(theirs.base_model), tmp_path / "ours", minilm_tokenizer)
+    loaded, _ = load_pretrained(tmp_path / "ours", "ForSequenceClassification", num_labels=5)
+    assert type(loaded).__name__ == "SmBertForSequenceClassification"
 
 
 def test_corrupt_and_truncated_weights_are_refused(tmp_path, minilm_tokenizer):

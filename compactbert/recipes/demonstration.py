@@ -1,4 +1,4 @@
-"""The first run: real weights, real text, nothing to download."""
+"""The first run: the main job, on real weights and real text, with nothing to download."""
 
 import json
 import time
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hub import classify_in_clean_process
-from ..training import finetune
+from .compression import compress
 
 
 TRAIN_ROWS, EVALUATION_ROWS = 2000, 500
@@ -19,34 +19,30 @@ TEXTS = (
 )
 
 
-def demo(output_dir: str | Path = "compactbert-demo", *, epochs: float = 3.0, seed: int = 42) -> dict[str, Any]:
+def demo(output_dir: str | Path = "compactbert-demo", *, seed: int = 42) -> dict[str, Any]:
     """
-    Converts the real MiniLM (6 layers, 384 wide) to SmBERT's classes, fine-tunes it to tell which area of Python's
-    standard library a docstring describes, saves it, and uses the saved folder in a clean process.
+    Compresses the real MiniLM (6 layers, 384 wide) by the recipe `demo` on the task `docstrings`, tell which area of
+    Python's standard library a docstring describes, and uses the result in a clean process.
 
     Args:
         output_dir (`str` or `Path`, *optional*, defaults to `"compactbert-demo"`):
             Where to write the model. If a demo of these settings has left its model there, it is used.
-        epochs (`float`, *optional*, defaults to 3.0):
-            Passes over the 2,000 training paragraphs.
         seed (`int`, *optional*, defaults to 42):
             Seed of the run.
 
     Returns:
-        `dict`: `finetune` (see [`~compactbert.finetune`]), `clean_process` (the class loaded there, with a text, label
+        `dict`: `report` (see [`~compactbert.compress`]), `clean_process` (the class loaded there, with a text, label
         and score per row) and `seconds` in all.
 
     Raises:
         ValueError: if the weights are not installed or `output_dir` is taken.
     """
     started = time.perf_counter()
-    report = _finished_run(Path(output_dir), epochs, seed) or finetune(
+    report = _finished_run(Path(output_dir), seed) or compress(
         "minilm",
         "docstrings",
         output_dir,
-        epochs=epochs,
-        learning_rate=1e-4,
-        max_length=64,
+        recipe="demo",
         seed=seed,
         max_train_rows=TRAIN_ROWS,
         max_evaluation_rows=EVALUATION_ROWS,
@@ -55,18 +51,19 @@ def demo(output_dir: str | Path = "compactbert-demo", *, epochs: float = 3.0, se
     rows = [{"text": text} | row for text, row in zip(TEXTS, clean["rows"], strict=True)]
     return {
         "output_dir": str(output_dir),
-        "finetune": report,
+        "report": report,
         "clean_process": {"class": clean["class"], "rows": rows},
         "seconds": round(time.perf_counter() - started, 1),
     }
 
 
-def _finished_run(output_dir: Path, epochs: float, seed: int) -> dict[str, Any] | None:
+def _finished_run(output_dir: Path, seed: int) -> dict[str, Any] | None:
     """The report of a run that had saved its model before it was stopped."""
-    record = output_dir / "metrics.json"
-    report = json.loads(record.read_text()) if record.is_file() else {"settings": {}}
-    expected = {"model": "minilm", "task": "docstrings", "epochs": epochs, "seed": seed, "max_train_rows": TRAIN_ROWS}
-    return report if expected.items() <= report["settings"].items() else None
+    record = output_dir / "report.json"
+    report = json.loads(record.read_text()) if record.is_file() else {"settings": {}, "recipe": {}}
+    expected = {"model": "minilm", "task": "docstrings", "seed": seed, "max_train_rows": TRAIN_ROWS}
+    is_ours = report["recipe"].get("name") == "demo" and expected.items() <= report["settings"].items()
+    return report if is_ours else None
 
 
 __all__ = ["demo"]

@@ -1,6 +1,20 @@
-"""Training on transformers' `Trainer`."""
+"""Training on transformers' `Trainer`: fine-tuning, distillation, module replacing."""
 
+from .distillation import DistillationConfig, DistillationTrainer, distill
 from .finetuning import finetune
+from .multitask import MultiTaskModel, TaskBatchSampler, multitask_collator
+from .theseus import TheseusConfig, TheseusTrainer, theseus
 
 
-__all__ = ["finetune"]
+__all__ = [
+    "DistillationConfig",
+    "DistillationTrainer",
+    "MultiTaskModel",
+    "TaskBatchSampler",
+    "TheseusConfig",
+    "TheseusTrainer",
+    "distill",
+    "finetune",
+    "multitask_collator",
+    "theseus",
+]

@@ -1,0 +1,190 @@
+"""The stages of a recipe: each reads a saved model and leaves a saved model with a report, resumable and in full."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from ..compression import describe, prune_iteratively
+from ..compression import prune_vocabulary as prune_vocabulary_of
+from ..compression.importance import Method
+from ..convert import load_pretrained
+from ..data import data_collator, encode_task, length_limit, load_task
+from ..evaluation import evaluate
+from ..training import distill, finetune, theseus
+from ..training.run import check_free, open_work_dir, publish, work_dir_of
+
+
+def prune(
+    model: str | Path,
+    task: str,
+    output_dir: str | Path,
+    *,
+    layers: int | Sequence[int] | None = None,
+    heads: int | None = None,
+    ffn: int | None = None,
+    networks: int | None = None,
+    parameters: float | None = None,
+    macs: float | None = None,
+    uneven: bool = False,
+    method: Method = "gradient",
+    iterations: int = 1,
+    rows: int = 1024,
+    batch_size: int = 32,
+    max_length: int = 128,
+    data_dir: str | Path | None = None,
+    seed: int = 42,
+    trust_remote_code: bool = False,
+    **task_options: Any,
+) -> dict[str, Any]:
+    """
+    Prunes a fine-tuned model by its importance scores on the task, without training, and leaves a folder that loads
+    anywhere, with the plan as `pruning_plan.json`.
+
+    Args:
+        model (`str` or `Path`), task (`str`), output_dir (`str` or `Path`):
+            As in [`finetune`]. Training rows are scored, evaluation rows where there are no others.
+        layers, heads, ffn, networks, parameters, macs, uneven:
+            What to keep; see [`~compactbert.compression.plan_pruning`].
+        method (`"gradient"`, `"self_supervised"` or `"random"`, *optional*, defaults to `"gradient"`), iterations \
+(`int`, *optional*, defaults to 1):
+            See [`~compactbert.compression.prune_iteratively`].
+        rows (`int`, *optional*, defaults to 1024):
+            Score on a fixed sample of so many rows.
+        batch_size, max_length, data_dir, seed, trust_remote_code, task_options:
+            As in [`finetune`].
+
+    Raises:
+        ValueError: if the model is not fine-tuned, the task cannot be read, or the targets do not fit the model.
+    """
+    settings = {name: value for name, value in locals().items() if name != "task_options"} | task_options
+    check_free(Path(output_dir))
+    started = time.perf_counter()
+    loaded_task = load_task(task, data_dir, **task_options)
+    loaded, tokenizer = load_pretrained(model, loaded_task.head, trust_remote_code, require_head=True)
+    dataset = loaded_task.evaluation if loaded_task.train is None else loaded_task.train
+    sample = dataset.shuffle(seed=seed).select(range(min(rows, len(dataset))))
+    encoded, _ = encode_task(loaded_task, sample, tokenizer, length_limit(loaded.config, tokenizer, max_length))
+    collator = data_collator(loaded_task, tokenizer)
+    batches = DataLoader(encoded.remove_columns("length"), batch_size=batch_size, collate_fn=collator)
+    pruned, plan = prune_iteratively(
+        loaded,
+        batches,
+        iterations=iterations,
+        method=method,
+        layers=layers if layers is None or isinstance(layers, int) else list(layers),
+        seed=seed,
+        sequence_length=max_length,
+        heads=heads,
+        ffn=ffn,
+        networks=networks,
+        parameters=parameters,
+        macs=macs,
+        uneven=uneven,
+    )
+    scores = evaluate(pruned, tokenizer, loaded_task, max_length=max_length)
+    open_work_dir(work_dir_of(Path(output_dir)), {key: str(value) for key, value in settings.items()}, unfinished=False)
+    report = {
+        "task": task,
+        "split": loaded_task.evaluation_split,
+        "metrics": scores["metrics"],
+        "plan": describe(plan),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    publish(pruned, tokenizer, report, Path(output_dir), {"pruning_plan.json": plan.to_json()})
+    return report
+
+
+def prune_vocabulary(
+    model: str | Path,
+    task: str,
+    output_dir: str | Path,
+    *,
+    min_count: int = 1,
+    size: int | None = None,
+    max_length: int = 128,
+    data_dir: str | Path | None = None,
+    trust_remote_code: bool = False,
+    **task_options: Any,
+) -> dict[str, Any]:
+    """
+    Drops the tokens that the task's training texts do not use, from model and tokenizer together.
+
+    Args:
+        model (`str` or `Path`), task (`str`), output_dir (`str` or `Path`):
+            As in [`finetune`].
+        min_count, size:
+            See [`~compactbert.compression.prune_vocabulary`].
+        max_length, data_dir, trust_remote_code, task_options:
+            As in [`finetune`].
+
+    Raises:
+        ValueError: if the task cannot be read, or the tokenizer's kind cannot be pruned.
+    """
+    settings = {name: value for name, value in locals().items() if name != "task_options"} | task_options
+    check_free(Path(output_dir))
+    loaded_task = load_task(task, data_dir, **task_options)
+    loaded, tokenizer = load_pretrained(model, loaded_task.head, trust_remote_code, require_head=True)
+    dataset = loaded_task.evaluation if loaded_task.train is None else loaded_task.train
+    texts = [
+        " ".join(value) if isinstance(value, list) else str(value)
+        for column in loaded_task.text_columns
+        for value in dataset[column]
+    ]
+    before = len(tokenizer)
+    pruned, smaller = prune_vocabulary_of(loaded, tokenizer, texts, min_count=min_count, size=size)
+    scores = evaluate(pruned, smaller, loaded_task, max_length=max_length)
+    open_work_dir(work_dir_of(Path(output_dir)), {key: str(value) for key, value in settings.items()}, unfinished=False)
+    report = {
+        "task": task,
+        "split": loaded_task.evaluation_split,
+        "metrics": scores["metrics"],
+        "tokens": {"before": before, "after": len(smaller)},
+    }
+    publish(pruned, smaller, report, Path(output_dir))
+    return report
+
+
+@dataclass(frozen=True)
+class Stage:
+    """
+    One step of a recipe.
+
+    Args:
+        kind (`str`): A key of [`STAGES`].
+        name (`str`): Unique in the recipe; the kind, if nothing else is given.
+        settings (`dict`): Arguments of the kind's function. `task` is another task than the job's; `teacher` the name
+            of an earlier stage.
+    """
+
+    kind: str
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A stage that is done: the model it left and its report."""
+
+    stage: Stage
+    task: str
+    folder: Path
+    report: Mapping[str, Any]
+
+
+STAGES: dict[str, Callable[..., dict[str, Any]]] = {
+    "finetune": finetune,
+    "theseus": theseus,
+    "distill": distill,
+    "prune": prune,
+    "prune_vocabulary": prune_vocabulary,
+}
+# Those that train, and those that leave fewer layers, heads or neurons.
+TRAINING = ("finetune", "theseus", "distill")
+SHRINKING = ("theseus", "prune")
+
+
+__all__ = ["SHRINKING", "STAGES", "TRAINING", "Stage", "StageResult", "prune", "prune_vocabulary"]

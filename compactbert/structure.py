@@ -1,0 +1,89 @@
+"""Where the parts of an encoder are that can be replaced or removed: layers, heads, feed-forward networks, neurons.
+
+Our families keep the submodule names of transformers' BERT and MobileBERT, so one set of names serves them all.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+
+QUERY_KEY_VALUE = ("attention.self.query", "attention.self.key", "attention.self.value")
+ATTENTION_OUTPUT = "attention.output.dense"
+FAMILIES = ("smbert", "mobilebert_md", "ib_bert")
+# The sizes that a layer may have for itself; a family has those that its configuration declares.
+PER_LAYER_FIELDS = (
+    "num_attention_heads",
+    "attention_head_size",
+    "intermediate_size",
+    "num_feedforward_networks",
+    "intra_bottleneck_size",
+    "value_input_size",
+)
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """The sizes of a layer."""
+
+    heads: int
+    head_size: int
+    # Feed-forward networks stacked in the layer, and the inner width of each.
+    networks: int
+    neurons: int
+
+
+def layer_shapes(config: PreTrainedConfig) -> list[LayerShape]:
+    """The sizes of every layer.
+
+    Raises:
+        ValueError: if the configuration is not of one of our families.
+    """
+    if config.model_type not in FAMILIES:
+        raise ValueError(
+            f"Expected a model of one of the families {FAMILIES}, got {config.model_type!r}: turn it into one with "
+            f"`compactbert.convert.from_transformers`."
+        )
+    return [
+        LayerShape(
+            heads=layer.num_attention_heads,
+            head_size=layer.head_size,
+            networks=getattr(layer, "num_feedforward_networks", 1),
+            neurons=layer.intermediate_size,
+        )
+        for layer in config.per_layer_config
+    ]
+
+
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    """The layers of a model's encoder, from input to output.
+
+    Raises:
+        ValueError: if it has none under `encoder.layer`.
+    """
+    encoder: Any = getattr(model.base_model, "encoder", None)
+    if not isinstance(getattr(encoder, "layer", None), nn.ModuleList):
+        raise ValueError(
+            f"{type(model).__name__} has no layers under `encoder.layer`: turn it into one of our classes with "
+            f"`compactbert.convert.from_transformers`."
+        )
+    return encoder.layer
+
+
+def network_prefixes(num_networks: int) -> list[str]:
+    """Where a layer's feed-forward networks are, in order; the last one lies in the layer itself."""
+    return [*(f"ffn.{i}." for i in range(num_networks - 1)), ""]
+
+
+__all__ = [
+    "ATTENTION_OUTPUT",
+    "FAMILIES",
+    "PER_LAYER_FIELDS",
+    "QUERY_KEY_VALUE",
+    "LayerShape",
+    "layer_shapes",
+    "layers_of",
+    "network_prefixes",
+]

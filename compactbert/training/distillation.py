@@ -1,0 +1,486 @@
+"""Multi-objective knowledge distillation into a smaller student."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+
+from ..convert import load_pretrained
+from ..structure import layer_shapes, layers_of
+from .losses import (
+    attention_loss,
+    binary_soft_target_loss,
+    cosine_loss,
+    hidden_state_loss,
+    relation_loss,
+    soft_target_loss,
+)
+from .multitask import MultiTaskModel, TaskBatchSampler
+from .run import TrainingRun, train_on_task
+from .teacher import Observation, Request, TeacherCache, observe
+
+
+PROJECTIONS = "projections.safetensors"
+# A term of the user's: a loss of student and teacher on a batch.
+LossTerm = Callable[[Observation, Observation, Mapping[str, Tensor]], Tensor]
+LayerMap = Sequence[Sequence[int]]
+
+
+@dataclass
+class DistillationConfig(TrainingArguments):
+    """
+    Settings of [`DistillationTrainer`]: those of [`~transformers.TrainingArguments`], and the weights of the terms.
+    A term of weight 0 costs nothing. The defaults are SmBERT's (its Table 2).
+
+    Args:
+        temperature (`float`, *optional*, defaults to 3.0):
+            T of the soft targets.
+        kd_loss_weight (`float`, *optional*, defaults to 5.0):
+            Weight of the soft targets (SmBERT's alpha), of which T² is a factor.
+        hard_label_weight (`float`, *optional*, defaults to 2.0):
+            Weight of the task's own loss (SmBERT's beta).
+        cosine_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the cosine term on the last hidden states (SmBERT's gamma).
+        hidden_state_weight (`float`, *optional*, defaults to 0.0):
+            Weight of the squared difference of the hidden states that `layer_map` pairs.
+        attention_weight (`float`, *optional*, defaults to 0.0):
+            Weight of the divergence of the attention maps that `layer_map` pairs.
+        relation_weight (`float`, *optional*, defaults to 0.0):
+            Weight of MiniLMv2's relations among queries, keys and values of the layers that `relation_map` pairs.
+        layer_map (list of `[student, teacher]`, *optional*):
+            Pairs of layers, counted from 1 (0 is the embeddings' output). `None` spreads the student's layers evenly
+            over the teacher's.
+        relation_map (list of `[student, teacher]`, *optional*):
+            Pairs of layers for relations; `None` pairs the last ones.
+        relation_heads (`int`, *optional*):
+            Relation heads; must divide both models' attention widths. `None` is the largest number up to 12 that does.
+        teacher_cache (`str`, *optional*):
+            Folder in which the teacher's outputs for the training rows are kept, for later epochs and students.
+
+    Raises:
+        ValueError: for a temperature that is not positive, a negative weight, or no term at all.
+    """
+
+    temperature: float = field(default=3.0, metadata={"help": "Temperature of the soft targets."})
+    kd_loss_weight: float = field(default=5.0, metadata={"help": "Weight of the soft targets."})
+    hard_label_weight: float = field(default=2.0, metadata={"help": "Weight of the task's own loss."})
+    cosine_weight: float = field(default=1.0, metadata={"help": "Weight of the last hidden states' cosine term."})
+    hidden_state_weight: float = field(default=0.0, metadata={"help": "Weight of hidden states' squared difference."})
+    attention_weight: float = field(default=0.0, metadata={"help": "Weight of the attention maps' divergence."})
+    relation_weight: float = field(default=0.0, metadata={"help": "Weight of MiniLMv2's relations."})
+    layer_map: list | None = field(default=None, metadata={"help": "Pairs of student and teacher layer, from 1."})
+    relation_map: list | None = field(default=None, metadata={"help": "Pairs of layers for relations, from 1."})
+    relation_heads: int | None = field(default=None, metadata={"help": "Relation heads."})
+    teacher_cache: str | None = field(default=None, metadata={"help": "Folder of cached teacher outputs."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.temperature <= 0:
+            raise ValueError(f"`temperature` must be positive, got {self.temperature}.")
+        weights = {name: value for name, value in vars(self).items() if name in WEIGHTS}
+        for name, value in weights.items():
+            if value < 0:
+                raise ValueError(f"`{name}` must not be negative, got {value}.")
+
+
+WEIGHTS = (
+    "kd_loss_weight",
+    "hard_label_weight",
+    "cosine_weight",
+    "hidden_state_weight",
+    "attention_weight",
+    "relation_weight",
+)
+
+
+class DistillationTrainer(Trainer):
+    """
+    A [`~transformers.Trainer`] whose loss is a weighted sum of what the labels and one or more teachers say.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`MultiTaskModel`]):
+            The student. With tasks of its own per batch, a [`MultiTaskModel`].
+        teacher_model ([`~transformers.PreTrainedModel`], list, or `dict` of task to either):
+            The teacher; the terms of several are averaged. Frozen, in evaluation mode, and never part of the
+            student's checkpoint.
+        args ([`DistillationConfig`]):
+            Settings.
+        loss_terms (`dict` of name to `(weight, function)`, *optional*):
+            Further terms: functions of the student's and the teacher's [`~compactbert.training.teacher.Observation`]
+            and of the batch.
+        kwargs:
+            Further arguments of [`~transformers.Trainer`].
+
+    Raises:
+        ValueError: if student and teacher differ in vocabulary or labels, a layer pair does not exist, attention maps
+            are asked for without eager attention, widths do not suit `relation_heads`, or no term has a weight.
+    """
+
+    _tag_names = ("compactbert", "distillation")
+    # The loss is a mean over the batch; the Trainer divides it where gradients are accumulated.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: PreTrainedModel | MultiTaskModel,
+        teacher_model: PreTrainedModel | Sequence[PreTrainedModel] | Mapping[str, Any],
+        args: DistillationConfig,
+        *,
+        loss_terms: Mapping[str, tuple[float, LossTerm]] | None = None,
+        **kwargs: Any,
+    ):
+        students = model.models if isinstance(model, MultiTaskModel) else {"": model}
+        by_task = teacher_model if isinstance(teacher_model, Mapping) else {"": teacher_model}
+        if set(by_task) != set(students):
+            raise ValueError(f"The teachers are for the tasks {sorted(by_task)}, the student for {sorted(students)}.")
+        self.loss_terms = dict(loss_terms or {})
+        weights = [getattr(args, name) for name in WEIGHTS] + [weight for weight, _ in self.loss_terms.values()]
+        if not any(weights):
+            raise ValueError(f"All of {WEIGHTS} are 0: give at least one a weight.")
+        self.teachers = {
+            task: [teachers] if isinstance(teachers, PreTrainedModel) else list(teachers)
+            for task, teachers in by_task.items()
+        }
+        self.pairs = {
+            (task, i): _Pair(students[task], teacher, args)  # type: ignore[arg-type]
+            for task, teachers in self.teachers.items()
+            for i, teacher in enumerate(teachers)
+        }
+        # Where widths differ the student's states are projected to the teacher's; here, so that they never reach the
+        # student's checkpoint.
+        torch.manual_seed(args.seed)
+        self.projections = nn.ModuleDict(
+            {
+                f"{task or 'task'}:{i}:{index}": nn.Linear(pair.student_width, pair.teacher_width)
+                for (task, i), pair in self.pairs.items()
+                for index in pair.student_request.hidden_states
+                if pair.student_width != pair.teacher_width
+            }
+        )
+        self._parts: dict[str, list[Tensor]] = defaultdict(list)
+        super().__init__(model, args, **kwargs)
+        self.projections.to(self.args.device)
+        for teachers in self.teachers.values():
+            for teacher in teachers:
+                teacher.requires_grad_(False).eval()
+                self.accelerator.prepare_model(teacher, evaluation_mode=True)
+        self.caches = self._open_caches() if args.teacher_cache else {}
+
+    def _open_caches(self) -> dict[tuple[str, int], TeacherCache]:
+        dataset = self.train_dataset
+        if not isinstance(dataset, Dataset) or isinstance(self.model, MultiTaskModel):
+            raise ValueError("`teacher_cache` needs a `datasets.Dataset` of one task to train on.")
+        caches = {
+            key: TeacherCache(
+                self.args.teacher_cache,  # type: ignore[attr-defined]
+                self.teachers[key[0]][key[1]],
+                dataset,
+                self.data_collator,
+                pair.teacher_request,
+            )
+            for key, pair in self.pairs.items()
+        }
+        self.train_dataset = dataset.add_column("teacher_row", list(range(len(dataset))))
+        return caches
+
+    def _set_signature_columns_if_needed(self) -> None:
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            self._signature_columns += ["teacher_row", "task"]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if isinstance(self.model, MultiTaskModel):
+            return TaskBatchSampler(dataset["task"], self.args.train_batch_size)
+        return super()._get_train_sampler(train_dataset)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As the Trainer's, and the projections."""
+        if self.optimizer is None:
+            optimizer = super().create_optimizer(model)
+            if len(self.projections):
+                optimizer.add_param_group({"params": list(self.projections.parameters()), "weight_decay": 0.0})
+        return self.optimizer
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The weighted sum while training; in evaluation the task's own loss."""
+        inputs = dict(inputs)
+        rows = inputs.pop("teacher_row", None)
+        task = inputs.get("task", "")
+        if not model.training:
+            outputs = model(**inputs)
+            loss = outputs["loss"].detach() if outputs.get("loss") is not None else torch.zeros(())
+            return (loss, outputs) if return_outputs else loss
+
+        pairs = {key: pair for key, pair in self.pairs.items() if key[0] == task}
+        wanted = Request(
+            *(
+                tuple(sorted({i for pair in pairs.values() for i in getattr(pair.student_request, name)}))
+                for name in ("hidden_states", "attentions", "vectors")
+            )
+        )
+        student_model = self.model.models[task] if isinstance(self.model, MultiTaskModel) else self.model
+        student = observe(model, inputs, wanted, encoder=student_model)
+        parts: dict[str, Tensor] = {}
+        if self.args.hard_label_weight:  # type: ignore[attr-defined]
+            if student.loss is None:
+                raise ValueError("`hard_label_weight` needs rows with labels: set it to 0 to distil without.")
+            parts["hard_label"] = self.args.hard_label_weight * student.loss  # type: ignore[attr-defined]
+        for key, pair in pairs.items():
+            teacher = self._observe_teacher(key, pair, inputs, rows)
+            projected = {i: self._project(key, i, states) for i, states in student.hidden_states.items()}
+            for name, value in pair.terms(student, teacher, projected, inputs["attention_mask"]).items():
+                parts[name] = parts.get(name, 0.0) + value / len(pairs)
+            for name, (weight, function) in self.loss_terms.items():
+                parts[name] = parts.get(name, 0.0) + weight * function(student, teacher, inputs) / len(pairs)
+        for name, value in parts.items():
+            self._parts[name].append(value.detach())
+        loss = torch.stack(list(parts.values())).sum()
+        return (loss, student.outputs) if return_outputs else loss
+
+    def _observe_teacher(
+        self, key: tuple[str, int], pair: "_Pair", inputs: Mapping[str, Any], rows: Tensor | None
+    ) -> Observation:
+        if rows is not None:
+            mask = inputs["attention_mask"]
+            return self.caches[key].fetch(rows.tolist(), mask.shape, mask.device)
+        labels = (*LABEL_COLUMNS, "task")
+        with torch.no_grad():
+            given = {name: value for name, value in inputs.items() if name not in labels}
+            return observe(self.teachers[key[0]][key[1]], given, pair.teacher_request)
+
+    def _project(self, key: tuple[str, int], index: int, states: Tensor) -> Tensor:
+        name = f"{key[0] or 'task'}:{key[1]}:{index}"
+        return self.projections[name](states) if name in self.projections else states
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As the Trainer's, with the mean of every weighted term since the last time."""
+        if "loss" in logs:
+            logs |= {f"{name}_loss": torch.stack(values).mean().item() for name, values in self._parts.items()}
+            self._parts.clear()
+        super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if len(self.projections):
+            save_file(self.projections.state_dict(), Path(output_dir or self.args.output_dir) / PROJECTIONS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if len(self.projections):
+            self.projections.load_state_dict(load_file(Path(resume_from_checkpoint) / PROJECTIONS))
+
+
+LABEL_COLUMNS = ("labels", "next_sentence_label", "start_positions", "end_positions")
+
+
+class _Pair:
+    """A student and one of its teachers: what to observe of both, and the terms that compare them."""
+
+    def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel, args: DistillationConfig):
+        self.args = args
+        self.problem = student.config.problem_type
+        _check_same_labels(student, teacher)
+        student_layers, teacher_layers = len(layers_of(student)), len(layers_of(teacher))
+        self.student_width, self.teacher_width = student.config.hidden_size, teacher.config.hidden_size
+        even = [[i + 1, (i + 1) * teacher_layers // student_layers] for i in range(student_layers)]
+        self.layer_map = _check_map("layer_map", args.layer_map or even, student_layers, teacher_layers)
+        last = [[student_layers, teacher_layers]]
+        self.relation_map = _check_map("relation_map", args.relation_map or last, student_layers, teacher_layers)
+        if args.attention_weight:
+            for role, model in (("student", student), ("teacher", teacher)):
+                if model.config._attn_implementation != "eager":
+                    raise ValueError(
+                        f"`attention_weight` needs attention maps, which the {role}'s "
+                        f"{model.config._attn_implementation!r} attention does not return: load it with "
+                        f'`attn_implementation="eager"`.'
+                    )
+        self.relation_heads = 0
+        if args.relation_weight:
+            self.relation_heads = _relation_heads(args.relation_heads, student, teacher, self.relation_map)
+
+        def request(side: int) -> Request:
+            hidden = {(student_layers, teacher_layers)[side]} if args.cosine_weight else set()
+            if args.hidden_state_weight:
+                hidden |= {pair[side] for pair in self.layer_map}
+            attentions = {pair[side] for pair in self.layer_map if pair[side]} if args.attention_weight else set()
+            vectors = {pair[side] for pair in self.relation_map} if args.relation_weight else set()
+            return Request(tuple(sorted(hidden)), tuple(sorted(attentions)), tuple(sorted(vectors)))
+
+        self.last = (student_layers, teacher_layers)
+        self.student_request, self.teacher_request = request(0), request(1)
+
+    def terms(
+        self, student: Observation, teacher: Observation, projected: Mapping[int, Tensor], mask: Tensor
+    ) -> dict[str, Tensor]:
+        args, terms = self.args, {}
+        if args.kd_loss_weight:
+            soft = [self._soft_targets(name, z, teacher.logits[name], mask) for name, z in student.logits.items()]
+            terms["soft_target"] = args.kd_loss_weight * torch.stack(soft).mean()
+        if args.cosine_weight:
+            states = projected[self.last[0]], teacher.hidden_states[self.last[1]]
+            terms["cosine"] = args.cosine_weight * cosine_loss(*states, mask)
+        if args.hidden_state_weight:
+            losses = [hidden_state_loss(projected[s], teacher.hidden_states[t], mask) for s, t in self.layer_map]
+            terms["hidden_state"] = args.hidden_state_weight * torch.stack(losses).mean()
+        if args.attention_weight:
+            losses = [
+                attention_loss(student.attentions[s], teacher.attentions[t], mask) for s, t in self.layer_map if s
+            ]
+            terms["attention"] = args.attention_weight * torch.stack(losses).mean()
+        if args.relation_weight:
+            losses = [
+                relation_loss(one, other, self.relation_heads, mask)
+                for s, t in self.relation_map
+                for one, other in zip(student.vectors[s], teacher.vectors[t], strict=True)
+            ]
+            terms["relation"] = args.relation_weight * torch.stack(losses).mean()
+        return terms
+
+    def _soft_targets(self, name: str, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        temperature = self.args.temperature
+        if name in ("start_logits", "end_logits"):
+            # A distribution over the tokens of the text.
+            lowest = torch.finfo(torch.float32).min
+            padding = mask == 0
+            student, teacher = (z.float().masked_fill(padding, lowest) for z in (student, teacher))
+            return soft_target_loss(student, teacher, temperature, None)
+        if self.problem == "regression":
+            return nn.functional.mse_loss(student.float(), teacher.float())
+        if self.problem == "multi_label_classification":
+            return binary_soft_target_loss(student, teacher, temperature)
+        return soft_target_loss(student, teacher, temperature, mask if student.dim() == 3 else None)
+
+
+def _check_same_labels(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    if student.config.vocab_size != teacher.config.vocab_size:
+        raise ValueError(
+            f"The student has `vocab_size` {student.config.vocab_size}, the teacher {teacher.config.vocab_size}: both "
+            f"must read the same tokens. Prune the vocabulary of both, or of the student when it is finished."
+        )
+    ours, theirs = dict(student.config.id2label or {}), dict(teacher.config.id2label or {})
+    if len(ours) != len(theirs):
+        raise ValueError(
+            f"The student has the labels {list(ours.values())[:10]}, the teacher {list(theirs.values())[:10]}: take a "
+            f"teacher that was fine-tuned on this task."
+        )
+    named = all(not str(label).startswith("LABEL_") for labels in (ours, theirs) for label in labels.values())
+    if named and ours != theirs:
+        raise ValueError(f"The student's labels are {ours}, the teacher's {theirs}: they must agree in name and order.")
+
+
+def _check_map(name: str, pairs: LayerMap, student_layers: int, teacher_layers: int) -> list[tuple[int, int]]:
+    checked = []
+    for pair in pairs:
+        ok = len(pair) == 2 and 0 <= pair[0] <= student_layers and 0 <= pair[1] <= teacher_layers
+        if not ok or (name == "relation_map" and 0 in pair):
+            raise ValueError(
+                f"`{name}` must pair a student layer up to {student_layers} with a teacher layer up to "
+                f"{teacher_layers}, counted from 1, got {list(pair)}."
+            )
+        checked.append((pair[0], pair[1]))
+    return checked
+
+
+def _relation_heads(
+    wanted: int | None, student: PreTrainedModel, teacher: PreTrainedModel, pairs: Sequence[tuple[int, int]]
+) -> int:
+    ours, theirs = layer_shapes(student.config), layer_shapes(teacher.config)
+    widths = [ours[s - 1].heads * ours[s - 1].head_size for s, _ in pairs]
+    widths += [theirs[t - 1].heads * theirs[t - 1].head_size for _, t in pairs]
+    if wanted is None:
+        return next(heads for heads in range(12, 0, -1) if not any(width % heads for width in widths))
+    if wanted < 1 or any(width % wanted for width in widths):
+        raise ValueError(f"`relation_heads` must divide the attention widths {sorted(set(widths))}, got {wanted}.")
+    return wanted
+
+
+def distill(
+    model: str | Path,
+    task: str,
+    output_dir: str | Path,
+    *,
+    teacher: str | Path,
+    temperature: float = 3.0,
+    kd_loss_weight: float = 5.0,
+    hard_label_weight: float = 2.0,
+    cosine_weight: float = 1.0,
+    hidden_state_weight: float = 0.0,
+    attention_weight: float = 0.0,
+    relation_weight: float = 0.0,
+    layer_map: LayerMap | None = None,
+    relation_map: LayerMap | None = None,
+    relation_heads: int | None = None,
+    teacher_cache: str | Path | None = None,
+    learning_rate: float = 2e-5,
+    **run_settings: Any,
+) -> dict[str, Any]:
+    """
+    Trains a student on a task with a teacher, and leaves a folder that loads anywhere. Resumable, as [`finetune`] is.
+
+    Args:
+        model (`str` or `Path`):
+            The student: a folder, for example one that `prune` left.
+        task (`str`), output_dir (`str` or `Path`):
+            As in [`finetune`].
+        teacher (`str` or `Path`):
+            A model that was fine-tuned on the task.
+        temperature, kd_loss_weight, hard_label_weight, cosine_weight, hidden_state_weight, attention_weight, \
+relation_weight, layer_map, relation_map, relation_heads, teacher_cache:
+            See [`DistillationConfig`].
+        learning_rate (`float`, *optional*, defaults to 2e-5):
+            Peak of AdamW's learning rate; SmBERT's.
+        run_settings:
+            Further arguments of [`finetune`].
+
+    Returns:
+        `dict`: As [`finetune`].
+
+    Raises:
+        ValueError: as [`finetune`] and [`DistillationTrainer`], and if student and teacher have different tokenizers.
+    """
+    settings = {
+        name: value
+        for name, value in locals().items()
+        if name not in ("model", "task", "output_dir", "learning_rate", "run_settings")
+    }
+    terms = {name: value for name, value in settings.items() if name not in ("teacher", "teacher_cache")}
+
+    def build_trainer(run: TrainingRun, student: PreTrainedModel) -> DistillationTrainer:
+        teacher_model, teacher_tokenizer = load_pretrained(
+            teacher, run.task.head, run_settings.get("trust_remote_code", False), require_head=True
+        )
+        check_same_tokenizer(run.tokenizer, teacher_tokenizer)
+        if attention_weight:
+            for loaded in (student, teacher_model):
+                loaded.set_attn_implementation("eager")
+        cache = None if teacher_cache is None else str(teacher_cache)
+        config = DistillationConfig(**run.arguments, **terms, teacher_cache=cache)
+        return DistillationTrainer(student, teacher_model, config, **run.trainer_arguments)
+
+    # Where the cache lies changes nothing.
+    settings.pop("teacher_cache")
+    return train_on_task(model, task, output_dir, build_trainer, settings, learning_rate=learning_rate, **run_settings)
+
+
+def check_same_tokenizer(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    """Raises a `ValueError` if the two do not have the same tokens."""
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    if ours != theirs:
+        different = sorted(ours.items() ^ theirs.items(), key=str)[:3]
+        raise ValueError(
+            f"Student and teacher have different tokenizers ({len(ours)} and {len(theirs)} tokens; they differ in "
+            f"{different}): take a student that was made from this teacher, or prune the vocabulary of both."
+        )
+
+
+__all__ = ["DistillationConfig", "DistillationTrainer", "LossTerm", "check_same_tokenizer", "distill"]

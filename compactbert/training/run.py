@@ -1,0 +1,327 @@
+"""What every training on a task shares: from a model and a task to a saved folder, resumable, with a report."""
+
+import copy
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from datasets import Dataset
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    set_seed,
+)
+from transformers.trainer_callback import TrainerState
+
+from ..convert import load_pretrained
+from ..data import Task, data_collator, encode_task, length_limit, load_task, score_logits
+from ..files import write_text
+
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+# A checkpoint (and evaluation) at least so often, so that a killed run loses minutes.
+MAX_STEPS_PER_CHECKPOINT = 500
+# Steps that measure the time of a step; the first ones are slower than the rest.
+TRIAL_STEPS, TRIAL_WARMUP = 10, 2
+NOT_SETTINGS = ("build_trainer", "stage_settings", "task_options")
+
+
+@dataclass
+class TrainingRun:
+    """A loaded task and model, and what a `Trainer` for them needs."""
+
+    task: Task
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    # Fields of `TrainingArguments` and what else the Trainer's constructor takes.
+    arguments: dict[str, Any]
+    trainer_arguments: dict[str, Any]
+    work_dir: Path
+    nominal_steps: int
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def train_on_task(
+    model: str | Path,
+    task: str,
+    output_dir: str | Path,
+    build_trainer: Callable[[TrainingRun, PreTrainedModel], Trainer],
+    stage_settings: dict[str, Any],
+    *,
+    require_head: bool = False,
+    data_dir: str | Path | None = None,
+    epochs: float = 3.0,
+    learning_rate: float = 5e-5,
+    batch_size: int = 32,
+    max_length: int = 128,
+    max_steps: int | None = None,
+    max_minutes: float | None = None,
+    weight_decay: float = 0.01,
+    warmup: float = 0.1,
+    early_stopping: int | None = None,
+    precision: Precision = "auto",
+    seed: int = 42,
+    trust_remote_code: bool = False,
+    **task_options: Any,
+) -> dict[str, Any]:
+    """
+    Trains a model on a task with the Trainer that `build_trainer` makes, and leaves a folder that loads anywhere. See
+    [`finetune`] for the settings, the folder and the errors.
+
+    Args:
+        build_trainer (callable):
+            Makes the Trainer of a run for the given model: the run's own, or a copy on which steps are timed. The
+            Trainer's `model` is what is saved.
+        stage_settings (`dict`):
+            What `build_trainer` depends on, for the report and for recognising an unfinished run.
+        require_head (`bool`, *optional*, defaults to `False`):
+            Refuse a model whose head was not trained.
+    """
+    settings = {name: value for name, value in locals().items() if name not in NOT_SETTINGS}
+    settings |= stage_settings | task_options
+    settings = json.loads(json.dumps(settings, default=str))
+    output_dir = Path(output_dir)
+    _check_ranges(epochs, learning_rate, batch_size, max_steps, max_minutes, early_stopping, precision)
+    check_free(output_dir)
+    loaded_task = load_task(task, data_dir, **task_options)
+    if loaded_task.train is None:
+        raise ValueError(f"Task {task!r} has no training split, only {loaded_task.evaluation_split!r}: evaluate on it.")
+
+    set_seed(seed)
+    loaded, tokenizer = load_pretrained(
+        model, loaded_task.head, trust_remote_code, require_head, **loaded_task.config_fields()
+    )
+    limit = length_limit(loaded.config, tokenizer, max_length)
+    train, train_truncated = encode_task(loaded_task, loaded_task.train, tokenizer, limit)
+    evaluation, evaluation_truncated = encode_task(loaded_task, loaded_task.evaluation, tokenizer, limit)
+
+    if precision == "auto":
+        precision = "bf16" if _computes_in_bf16() else "fp32"
+    steps_per_epoch = -(-len(train) // batch_size)
+    nominal_steps = max(1, round(epochs * steps_per_epoch))
+    checkpoint_steps = min(steps_per_epoch, MAX_STEPS_PER_CHECKPOINT)
+    work_dir = work_dir_of(output_dir)
+    run = TrainingRun(
+        task=loaded_task,
+        model=loaded,
+        tokenizer=tokenizer,
+        work_dir=work_dir,
+        nominal_steps=nominal_steps,
+        arguments={
+            "output_dir": str(work_dir),
+            "max_steps": min(nominal_steps, max_steps or nominal_steps),
+            "learning_rate": learning_rate,
+            "per_device_train_batch_size": batch_size,
+            "per_device_eval_batch_size": 2 * batch_size,
+            "weight_decay": weight_decay,
+            "warmup_steps": warmup,
+            "train_sampling_strategy": "group_by_length",
+            "eval_strategy": "steps",
+            "eval_steps": checkpoint_steps,
+            "save_strategy": "steps",
+            "save_steps": checkpoint_steps,
+            "save_total_limit": 2,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": loaded_task.metrics[0],
+            "logging_steps": checkpoint_steps,
+            "seed": seed,
+            "report_to": "none",
+            "dataloader_pin_memory": torch.cuda.is_available(),
+            # The Trainer refuses bf16 on a processor unless it is told that a processor is meant.
+            "use_cpu": not torch.accelerator.is_available(),
+            "bf16": precision == "bf16",
+            "fp16": precision == "fp16",
+        },
+        trainer_arguments={
+            "train_dataset": train,
+            "eval_dataset": evaluation,
+            "processing_class": tokenizer,
+            "data_collator": data_collator(loaded_task, tokenizer),
+            "compute_metrics": lambda output: score_logits(loaded_task, output.predictions, output.label_ids),
+        },
+    )
+    unfinished = last_complete_checkpoint(work_dir) is not None
+    budget = work_dir / "budget.json"
+    if max_minutes is not None:
+        # Measured once a run: one that continues keeps its number of steps.
+        kept = json.loads(budget.read_text()) if unfinished else _steps_within(max_minutes, run, build_trainer)
+        run.arguments["max_steps"] = min(run.arguments["max_steps"], kept)
+    # Before the folder is made: a stage whose settings do not fit the model leaves none.
+    trainer = build_trainer(run, loaded)
+    open_work_dir(work_dir, settings, unfinished)
+    if max_minutes is not None:
+        write_text(budget, json.dumps(run.arguments["max_steps"]))
+    clock = StepClock()
+    trainer.add_callback(clock)
+    if early_stopping is not None:
+        trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=early_stopping))
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(work_dir))
+    scores = trainer.evaluate()
+    report = {
+        "task": task,
+        "split": loaded_task.evaluation_split,
+        "metrics": {name: scores[f"eval_{name}"] for name in loaded_task.metrics},
+        "rows": {"train": len(train), loaded_task.evaluation_split: len(evaluation)},
+        "truncated": {"train": train_truncated, loaded_task.evaluation_split: evaluation_truncated},
+        "steps": trainer.state.global_step,
+        "best_step": trainer.state.best_global_step,
+        "seconds_per_step": round(clock.seconds_per_step(), 4),
+        "seconds_per_epoch": round(clock.seconds_per_step() * steps_per_epoch, 1),
+        "precision": precision,
+        **run.report,
+        "settings": settings,
+    }
+    assert isinstance(trainer.model, PreTrainedModel)
+    publish(trainer.model, tokenizer, report, output_dir)
+    return report
+
+
+def work_dir_of(output_dir: Path) -> Path:
+    """Where a run works until its output is complete."""
+    return output_dir.with_name(f"{output_dir.name}.partial")
+
+
+def check_free(output_dir: Path) -> None:
+    """Raises a `ValueError` if there is something at `output_dir`."""
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise ValueError(f"{str(output_dir)!r} exists: choose another `output_dir`, or remove it.")
+
+
+def open_work_dir(work_dir: Path, settings: dict[str, Any], unfinished: bool) -> None:
+    """
+    Makes the folder of a run, or takes up an unfinished one.
+
+    Raises:
+        ValueError: if the unfinished run there had other settings.
+    """
+    record = work_dir / "settings.json"
+    # As they come back from the record: a tuple is a list there.
+    settings = json.loads(json.dumps(settings))
+    if unfinished and record.is_file():
+        earlier = json.loads(record.read_text())
+        different = sorted(key for key in earlier.keys() | settings if earlier.get(key) != settings.get(key))
+        if different:
+            changes = ", ".join(f"`{key}` was {earlier.get(key)!r}, is {settings.get(key)!r}" for key in different)
+            raise ValueError(
+                f"{str(work_dir)!r} holds an unfinished run with other settings ({changes}): call it with the earlier "
+                f"ones to continue, or remove that folder to start afresh."
+            )
+        return
+    # What is left of a run that had not come to its first checkpoint.
+    shutil.rmtree(work_dir, ignore_errors=True)
+    write_text(record, json.dumps(settings, indent=2))
+
+
+def last_complete_checkpoint(work_dir: Path) -> str | None:
+    """The newest checkpoint whose last file was written; what a kill cut short is removed."""
+    complete = []
+    for folder in work_dir.glob("checkpoint-*"):
+        try:
+            complete.append((TrainerState.load_from_json(str(folder / "trainer_state.json")).global_step, folder))
+        except (OSError, json.JSONDecodeError):
+            shutil.rmtree(folder)
+    return str(max(complete)[1]) if complete else None
+
+
+def publish(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    report: dict[str, Any],
+    output_dir: Path,
+    extra_files: Mapping[str, str] | None = None,
+) -> None:
+    """Saves a model with its tokenizer, its report and further text files; `output_dir` appears when it is complete,
+    and the work folder goes."""
+    work_dir = work_dir_of(output_dir)
+    finished = work_dir / "finished"
+    shutil.rmtree(finished, ignore_errors=True)
+    # The Trainer sets it on every model; an encoder has no cache.
+    vars(model.config).pop("use_cache", None)
+    model.save_pretrained(finished)
+    tokenizer.save_pretrained(finished)
+    for name, text in {"metrics.json": json.dumps(report, indent=2) + "\n", **(extra_files or {})}.items():
+        (finished / name).write_text(text)
+    finished.replace(output_dir)
+    shutil.rmtree(work_dir)
+
+
+def _check_ranges(
+    epochs: float,
+    learning_rate: float,
+    batch_size: int,
+    max_steps: int | None,
+    max_minutes: float | None,
+    early_stopping: int | None,
+    precision: Precision,
+) -> None:
+    given = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
+    for name, value in (given | {"max_steps": max_steps, "max_minutes": max_minutes}).items():
+        if value is not None and value <= 0:
+            raise ValueError(f"`{name}` must be positive, got {value}.")
+    if early_stopping is not None and early_stopping < 1:
+        raise ValueError(f"`early_stopping` must be at least 1 evaluation, got {early_stopping}.")
+    if precision not in get_args(Precision):
+        raise ValueError(f"`precision` must be one of {get_args(Precision)}, got {precision!r}.")
+
+
+def _steps_within(
+    max_minutes: float, run: TrainingRun, build_trainer: Callable[[TrainingRun, PreTrainedModel], Trainer]
+) -> int:
+    """How many steps fit into the time, from a few steps of a copy."""
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = run.arguments | {"output_dir": scratch, "max_steps": TRIAL_STEPS, "load_best_model_at_end": False}
+        arguments |= dict.fromkeys(("eval_strategy", "save_strategy", "logging_strategy"), "no")
+        trial = build_trainer(replace(run, arguments=arguments, report={}), copy.deepcopy(run.model))
+        clock = StepClock()
+        trial.add_callback(clock)
+        trial.train()
+    durations = clock.durations[TRIAL_WARMUP:]
+    return max(1, int(60 * max_minutes * len(durations) / sum(durations)))
+
+
+def _computes_in_bf16() -> bool:
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+class StepClock(TrainerCallback):
+    """Times the training steps alone, without evaluations and checkpoints."""
+
+    def __init__(self):
+        self.durations: list[float] = []
+        self.started = 0.0
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Starts the clock."""
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Stops the clock."""
+        self.durations.append(time.perf_counter() - self.started)
+
+    def seconds_per_step(self) -> float:
+        """Mean over the steps of this process; 0 if it made none."""
+        return sum(self.durations) / max(len(self.durations), 1)
+
+
+__all__ = [
+    "Precision",
+    "StepClock",
+    "TrainingRun",
+    "check_free",
+    "last_complete_checkpoint",
+    "open_work_dir",
+    "publish",
+    "train_on_task",
+    "work_dir_of",
+]
