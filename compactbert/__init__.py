@@ -1,8 +1,8 @@
 """Small, fast BERTs for the Hugging Face ecosystem.
 
 Importing this package registers the three model families with transformers' `Auto*` classes. The whole job is four
-functions: [`compress`], [`finetune`], [`evaluate`] and [`predict`]; [`demo`] is a first run. The command line only parses its arguments and calls
-them.
+functions: [`compress`], [`finetune`], [`evaluate`] and [`predict`]; [`demo`] is a first run. The command line only
+parses its arguments and calls them.
 """
 
 import importlib
@@ -26,8 +26,19 @@ _FUNCTIONS = {
     "finetune": ".training",
     "predict": ".inference",
 }
-_MODULES = ("benchmark", "compression", "convert", "data", "evaluation", "hub", "inference", "presets", "recipes")
-_MODULES += ("structure", "training")
+_MODULES = (
+    "benchmark",
+    "compression",
+    "convert",
+    "data",
+    "evaluation",
+    "hub",
+    "inference",
+    "presets",
+    "recipes",
+    "structure",
+    "training",
+)
 
 
 def __getattr__(name: str) -> Any:

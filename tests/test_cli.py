@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from compactbert.cli import app
 
 
-COMMANDS = ("demo", "finetune", "evaluate", "predict")
+COMMANDS = ("demo", "compress", "finetune", "evaluate", "predict")
 
 
 def run(*arguments, **options):
@@ -38,9 +38,23 @@ def test_the_whole_job(tiny_model, reviews, tmp_path):
     assert len((tmp_path / "labels.csv").read_text().splitlines()) == 201
 
 
+def test_compress_shows_the_table_and_writes_json(tiny_model, reviews, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    options = "epochs: 1, learning_rate: 3.0e-3, batch_size: 8, max_length: 16"
+    recipe.write_text(f"stages: [{{finetune: {{{options}}}}}, {{prune: {{layers: 1}}}}, {{distill: {{{options}}}}}]")
+    arguments = ["--model", tiny_model, "--task", reviews, "--output", tmp_path / "out", "--recipe", recipe]
+    result = run("compress", *arguments, "--shape", "1x8", "--json", tmp_path / "report.json")
+    assert result.exit_code == 0, result.output
+    assert "distill" in result.stdout
+    assert "of its encoder" in result.stderr
+    assert json.loads((tmp_path / "report.json").read_text())["points"][-1]["name"] == "distill"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        ("compress", "--model", "minilm", "--task", "docstrings", "--output", "OUT", "--recipe", "nothing"),
+        ("compress", "--model", "minilm", "--task", "sst3", "--output", "OUT"),
         ("finetune", "--model", "/nowhere", "--task", "docstrings", "--output", "OUT"),
         ("finetune", "--model", "minilm", "--task", "sst3", "--output", "OUT"),
         ("evaluate", "--model", "/nowhere", "--task", "docstrings"),

@@ -30,7 +30,8 @@ def demo_run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("compactbert.recipes.demonstration.TRAIN_ROWS", 64)
         patch.setattr("compactbert.recipes.demonstration.EVALUATION_ROWS", 32)
-        return folder, compactbert.demo(folder / "compactbert-demo", epochs=1)
+        patch.setattr("compactbert.recipes.compression.DEFAULT_SHAPES", ("1x16",))
+        return folder, compactbert.demo(folder / "compactbert-demo")
 
 
 @one_worker
@@ -48,10 +49,10 @@ def test_the_demo_ends_in_a_clean_process(demo_run):
 def test_the_demo_can_be_called_again(demo_run, monkeypatch):
     folder, result = demo_run
     monkeypatch.setattr("compactbert.recipes.demonstration.TRAIN_ROWS", 64)
-    again = compactbert.demo(folder / "compactbert-demo", epochs=1)
-    assert again["finetune"] == result["finetune"]
+    again = compactbert.demo(folder / "compactbert-demo")
+    assert again["report"] == result["report"]
     with pytest.raises(ValueError, match="exists"):
-        compactbert.demo(folder / "compactbert-demo", epochs=2)
+        compactbert.demo(folder / "compactbert-demo", seed=2)
 
 
 @one_worker
@@ -80,9 +81,10 @@ def test_setup_is_two_commands():
     assert SHELL[1].split("&&")[0].removeprefix("pip install").strip() in (ROOT / ".ci" / "run").read_text()
 
 
-def test_figures_are_the_measured_ones():
-    path = ROOT / "benchmarks" / "finetune_minilm.py"
-    spec = importlib.util.spec_from_file_location("finetune_minilm", path)
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "benchmarks").glob("*.json")))
+def test_figures_are_the_measured_ones(name):
+    path = ROOT / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     assert benchmark.render(json.loads(path.with_suffix(".json").read_text())) in README
@@ -91,6 +93,7 @@ def test_figures_are_the_measured_ones():
 @pytest.mark.parametrize(
     "name",
     [
+        "compactbert.compression.vocabulary",
         "compactbert.convert",
         "compactbert.presets",
         "modeling_mobilebert_md.configuration_mobilebert_md",

@@ -1,10 +1,11 @@
 """What a model costs: parameters, multiply-accumulates and bytes, exactly, from its modules and its configuration."""
 
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..structure import layer_shapes
+from ..structure import layer_shapes, layers_of
 
 
 def count_parameters(model: PreTrainedModel) -> dict[str, int]:
@@ -14,9 +15,13 @@ def count_parameters(model: PreTrainedModel) -> dict[str, int]:
     Returns:
         `dict`: `embedding` (token, position and type tables and what widens and normalises them), `encoder` (the
         layers), `head` (pooler and everything after it) and `total`.
+
+    Raises:
+        ValueError: if the model has no layers under `encoder.layer`.
     """
-    embedding = sum(parameter.numel() for parameter in model.base_model.embeddings.parameters())
-    encoder = sum(parameter.numel() for parameter in model.base_model.encoder.parameters())
+    base: Any = model.base_model
+    embedding = sum(parameter.numel() for parameter in base.embeddings.parameters())
+    encoder = sum(parameter.numel() for parameter in layers_of(model).parameters())
     total = sum(parameter.numel() for parameter in model.parameters())
     return {"embedding": embedding, "encoder": encoder, "head": total - embedding - encoder, "total": total}
 
@@ -30,11 +35,12 @@ def layer_weights(config: PreTrainedConfig) -> list[int]:
         width = getattr(layer, "true_hidden_size", hidden)
         query_width = value_width = width
         projections = 0
+        if hasattr(config, "use_bottleneck") and not config.use_bottleneck_attention:
+            value_width = layer.value_input_size or hidden
         if getattr(config, "use_bottleneck", False):
             # Into the bottleneck and back; query and key may have one of their own.
             projections = 2 * hidden * width
             if not config.use_bottleneck_attention:
-                value_width = layer.value_input_size or hidden
                 query_width = width if config.key_query_shared_bottleneck else hidden
                 projections += hidden * width if config.key_query_shared_bottleneck else 0
         attention = shape.heads * shape.head_size * (2 * query_width + value_width + width)

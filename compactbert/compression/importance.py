@@ -40,6 +40,12 @@ class Importance:
     layers: np.ndarray
     vocabulary: np.ndarray
 
+    def sizes(self) -> list[tuple[int, int, int]]:
+        """Heads, networks and neurons of every layer that was scored."""
+        return [
+            (len(heads), len(neurons), len(neurons[0])) for heads, neurons in zip(self.heads, self.neurons, strict=True)
+        ]
+
 
 def score_importance(
     model: PreTrainedModel,
@@ -87,6 +93,7 @@ def score_importance(
     generator = torch.Generator().manual_seed(seed)
     for batch in tqdm(batches, desc="Scoring importance"):
         inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        loss: torch.Tensor | None
         if callable(method):
             loss = method(scored, inputs)
         elif method == "self_supervised":
@@ -94,10 +101,11 @@ def score_importance(
         else:
             loss = scored(**inputs).get("loss")
         if loss is None:
-            raise ValueError(
-                f"{type(model).__name__} returns no loss for these batches: add `labels`, or use "
-                f'`method="self_supervised"`.'
-            )
+            remedy = {
+                "gradient": 'add `labels`, or use `method="self_supervised"`',
+                "self_supervised": "it predicts nothing, load it with a head",
+            }.get(str(method), "let `method` return one")
+            raise ValueError(f"Expected {type(model).__name__} to have a loss on these batches, got None: {remedy}.")
         scored.zero_grad()
         loss.backward()
         scorer.add()
@@ -119,6 +127,8 @@ class _Scorer:
         self.vocabulary = np.zeros(model.config.vocab_size)
         # (input, output) of every module that could be skipped.
         self.flows: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+        # Not the table's gradient: where it is tied to a head, tokens have one that do not occur.
+        model.get_input_embeddings().register_forward_hook(self._keep_flow)
         for layer in layers_of(model):
             layer.register_forward_hook(self._keep_flow)
             for network in getattr(layer, "ffn", ()):
@@ -141,24 +151,31 @@ class _Scorer:
     def add(self) -> None:
         self.batches += 1
         for i, (layer, shape) in enumerate(zip(layers_of(self.model), self.shapes, strict=True)):
-            weight = layer.get_submodule(ATTENTION_OUTPUT).weight
+            weight: Any = layer.get_submodule(ATTENTION_OUTPUT).weight
             products = (weight.grad * weight).sum(0)  # (heads * head_size,)
             self.heads[i] += self._measure(products.view(shape.heads, shape.head_size).sum(1))
             for j, prefix in enumerate(network_prefixes(shape.networks)):
-                incoming = layer.get_submodule(f"{prefix}intermediate.dense")
-                outgoing = layer.get_submodule(f"{prefix}output.dense")
+                incoming: Any = layer.get_submodule(f"{prefix}intermediate.dense")
+                outgoing: Any = layer.get_submodule(f"{prefix}output.dense")
                 into = (incoming.weight.grad * incoming.weight).sum(1) + incoming.bias.grad * incoming.bias
                 self.neurons[i][j] += self._measure(into)
                 self.neurons[i][j] += self._measure((outgoing.weight.grad * outgoing.weight).sum(0))
             for j, network in enumerate(getattr(layer, "ffn", ())):
                 self.networks[i][j] += self._skip(network)
             self.layers[i] += self._skip(layer)
-        table = self.model.get_input_embeddings().weight
-        self.vocabulary += self._measure((table.grad * table).sum(1))
+        if (embeddings := self.model.get_input_embeddings()) in self.flows:
+            tokens, vectors = self.flows[embeddings]
+            assert vectors.grad is not None
+            products = (vectors.grad * vectors).sum(-1).flatten()
+            by_token = products.new_zeros(len(self.vocabulary)).index_add(0, tokens.flatten(), products)
+            self.vocabulary += self._measure(by_token)
+        self.flows.clear()
 
     def mean(self) -> Importance:
         if self.batches == 0:
-            raise ValueError("`batches` is empty: importance needs data.")
+            raise ValueError(
+                "`batches` is empty: importance needs data. An iterator is empty after one pass; give a list instead."
+            )
         return Importance(
             heads=[scores / self.batches for scores in self.heads],
             neurons=[[scores / self.batches for scores in layer] for layer in self.neurons],
@@ -170,15 +187,16 @@ class _Scorer:
 
 def _own_prediction_loss(
     model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], generator: torch.Generator
-) -> torch.Tensor:
+) -> torch.Tensor | None:
     """-log p(y) with y drawn from the model's own p, summed over rows: its squared gradient has the mean of the
-    Fisher information."""
+    Fisher information. `None` if the model predicts nothing."""
     labels = {"labels", "next_sentence_label", "start_positions", "end_positions"}
     outputs: Any = model(**{name: value for name, value in inputs.items() if name not in labels})
+    predictions = [value for name, value in outputs.items() if name.endswith("logits")]
+    if not predictions:
+        return None
     loss = torch.zeros((), device=model.device)
-    for name, logits in outputs.items():
-        if not name.endswith("logits"):
-            continue
+    for logits in predictions:
         noise = torch.rand(logits.shape, generator=generator).to(logits.device)
         if model.config.problem_type == "regression" or logits.shape[-1] == 1:
             # A Gaussian of unit variance around the prediction.

@@ -1,7 +1,7 @@
 """What to keep: a pruning plan is data, made from scores and a target, looked at, saved, and carried out by `prune`."""
 
 import json
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -90,12 +90,21 @@ class PruningPlan:
         """Raises a `ValueError` if the plan was made for a model of other sizes."""
         shapes = tuple(layer_shapes(config))
         if config.model_type != self.model_type:
-            raise ValueError(f"The plan is for a {self.model_type!r} model, this is {config.model_type!r}.")
+            raise ValueError(
+                f"The plan is for another model: it is for the family {self.model_type!r}, here it is "
+                f"{config.model_type!r}. Make a plan for this model."
+            )
         if len(shapes) != len(self.source):
-            raise ValueError(f"The plan is for a model of {len(self.source)} layers, this one has {len(shapes)}.")
+            raise ValueError(
+                f"The plan is for another model: it is for {len(self.source)} layers, here there are {len(shapes)}. "
+                f"Make a plan for this model."
+            )
         for i, (expected, found) in enumerate(zip(self.source, shapes, strict=True)):
             if expected != found:
-                raise ValueError(f"The plan is for another model: its layer {i} is {expected}, here it is {found}.")
+                raise ValueError(
+                    f"The plan is for another model: its layer {i} is {expected}, here it is {found}. Make a plan for "
+                    f"this model."
+                )
 
     def prune_config(self, config: PreTrainedConfig) -> PreTrainedConfig:
         """The configuration of the model that the plan leaves; layers that differ go to `per_layer_config`."""
@@ -111,12 +120,16 @@ class PruningPlan:
             if "num_feedforward_networks" in fields:
                 fields["num_feedforward_networks"] = shape.networks
             layers.append(fields)
+        fields = config.to_dict() | {"num_hidden_layers": len(layers)}
+        for name, value in layers[0].items():
+            # What the configuration says of all layers stays as long as it is true of one.
+            if all(layer[name] != fields[name] for layer in layers):
+                fields[name] = value
         overrides = {
             i: changed
-            for i, fields in enumerate(layers)
-            if (changed := {name: value for name, value in fields.items() if value != layers[0][name]})
+            for i, layer in enumerate(layers)
+            if (changed := {name: value for name, value in layer.items() if value != fields[name]})
         }
-        fields = config.to_dict() | layers[0] | {"num_hidden_layers": len(layers)}
         fields["per_layer_config"] = overrides or None
         return type(config).from_dict(fields)
 
@@ -126,8 +139,11 @@ class PruningPlan:
         Raises:
             ValueError: if `following` was made for other sizes.
         """
-        if list(following.source) != self.shapes():
-            raise ValueError(f"The second plan is for {list(following.source)}, the first leaves {self.shapes()}.")
+        expected, left = (following.model_type, list(following.source)), (self.model_type, self.shapes())
+        if expected != left:
+            raise ValueError(
+                f"The second plan is for another model, {expected}, than the first leaves, {left}: make it for that."
+            )
         layers = []
         for after in following.layers:
             before = self.layers[after.layer]
@@ -170,7 +186,7 @@ class PruningPlan:
                 for layer in data["layers"]
             )
             return cls(data["model_type"], tuple(LayerShape(**shape) for shape in data["source"]), layers)
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{str(path)!r} is not a pruning plan ({error}): make one with `plan_pruning`.") from error
 
 
@@ -219,18 +235,28 @@ def plan_pruning(
             Length at which `macs` count.
 
     Raises:
-        ValueError: for targets that are not positive, above what there is or contradict each other, and budgets that
-            cannot be met.
+        ValueError: for targets that are not positive, above what there is or contradict each other, budgets that
+            cannot be met, and scores of another model.
     """
     shapes = layer_shapes(config)
-    most = {"heads": max(s.heads for s in shapes), "ffn": max(s.neurons for s in shapes)}
-    most["networks"] = max(s.networks for s in shapes)
+    sizes = [(shape.heads, shape.networks, shape.neurons) for shape in shapes]
+    if importance.sizes() != sizes:
+        raise ValueError(
+            f"`importance` is of another model: the (heads, networks, neurons) of its layers are {importance.sizes()}, "
+            f"those of `config` {sizes}. Score the model of this configuration."
+        )
+    most = largest_sizes(config)
     for name, target in (("heads", heads), ("ffn", ffn), ("networks", networks)):
         if target is not None and not 1 <= target <= most[name]:
             raise ValueError(f"`{name}` must lie between 1 and the model's {most[name]}, got {target}.")
-    budgets = [name for name, value in (("parameters", parameters), ("macs", macs)) if value is not None]
-    if len(budgets) > 1 or (budgets and (heads is not None or ffn is not None)):
-        raise ValueError("Give either one budget, `parameters` or `macs`, or the targets `heads` and `ffn`.")
+    targets = {"parameters": parameters, "macs": macs, "heads": heads, "ffn": ffn}
+    given = {name: value for name, value in targets.items() if value is not None}
+    budgets = [name for name in ("parameters", "macs") if name in given]
+    if budgets and len(given) > 1:
+        raise ValueError(
+            f"Expected one budget, `parameters` or `macs`, or the targets `heads` and `ffn`, got {given}: leave the "
+            f"others out."
+        )
 
     kept_layers = _choose_layers(importance.layers, layers)
     kept_networks = {
@@ -240,8 +266,7 @@ def plan_pruning(
     scores = _RankedScores(importance, shapes, kept_layers, kept_networks)
     if budgets:
         cost, total = _cost_function(config, scores, budgets[0], sequence_length)
-        value = parameters if parameters is not None else macs
-        assert value is not None
+        value = given[budgets[0]]
         if value <= 0:
             raise ValueError(f"`{budgets[0]}` must be positive, got {value}.")
         budget = value * total if value <= 1 else value
@@ -267,6 +292,16 @@ def plan_pruning(
         for i in kept_layers
     )
     return PruningPlan(config.model_type, tuple(shapes), plans)
+
+
+def largest_sizes(config: PreTrainedConfig) -> dict[str, int]:
+    """The most that a layer has of each target of [`plan_pruning`] that counts."""
+    shapes = layer_shapes(config)
+    return {
+        "heads": max(shape.heads for shape in shapes),
+        "ffn": max(shape.neurons for shape in shapes),
+        "networks": max(shape.networks for shape in shapes),
+    }
 
 
 # Heads and neurons of every kept layer.
@@ -307,9 +342,6 @@ class _RankedScores:
             i: np.sum([-np.sort(-importance.neurons[i][j]) for j in kept_networks[i]], axis=0) for i in kept_layers
         }
 
-    def all(self) -> Counts:
-        return {i: (shape.heads, shape.neurons) for i, shape in self.shapes.items()}
-
     def smallest(self) -> Counts:
         return dict.fromkeys(self.shapes, (1, 1))
 
@@ -333,42 +365,42 @@ def _cost_function(
 
 
 def _fit_even(scores: _RankedScores, cost: Callable[[Counts], float], budget: float) -> Counts | None:
-    """The largest common share of heads and neurons that fits."""
+    """The largest common share of heads and neurons that fits; heads come in large steps, so neurons then fill up."""
 
-    def shared(thousandths: int) -> Counts:
-        share = thousandths / 1000
+    def shared(heads: int, neurons: int) -> Counts:
+        """Counts from thousandths."""
         return {
-            i: (max(1, round(share * shape.heads)), max(1, round(share * shape.neurons)))
+            i: (max(1, round(heads * shape.heads / 1000)), max(1, round(neurons * shape.neurons / 1000)))
             for i, shape in scores.shapes.items()
         }
 
-    fitting = bisect_right(range(1001), budget, key=lambda thousandths: cost(shared(thousandths)))
-    return shared(fitting - 1) if fitting else None
+    common = bisect_right(range(1001), budget, key=lambda share: cost(shared(share, share))) - 1
+    if common < 0:
+        return None
+    neurons = bisect_right(range(1001), budget, key=lambda share: cost(shared(common, share))) - 1
+    return shared(common, neurons)
 
 
 def _fit_uneven(scores: _RankedScores, cost: Callable[[Counts], float], budget: float) -> Counts | None:
-    """Removes what is least important for what it costs until the rest fits."""
-    if cost(scores.smallest()) > budget:
+    """Keeps what is most important for what it costs, as long as it fits, and what still fits of the rest."""
+    smallest = scores.smallest()
+    left = budget - cost(smallest)
+    if left < 0:
         return None
-    full = scores.all()
-    total = cost(full)
-    removable = []
-    for i, (heads, neurons) in full.items():
-        head_cost = total - cost(full | {i: (heads - 1, neurons)}) if heads > 1 else 0
-        neuron_cost = total - cost(full | {i: (heads, neurons - 1)}) if neurons > 1 else 0
-        removable += [(scores.heads[i][k] / head_cost, i, "head", k) for k in range(1, heads)]
-        removable += [(scores.neurons[i][k] / neuron_cost, i, "neuron", k) for k in range(1, neurons)]
-    # Of equal ones the last in rank first, so that counts are prefixes.
-    removable.sort(key=lambda unit: (unit[0], -unit[3]))
-
-    def after(removed: int) -> Counts:
-        counts = {i: list(pair) for i, pair in full.items()}
-        for _, i, kind, _ in removable[:removed]:
-            counts[i][kind == "neuron"] -= 1
-        return {i: (pair[0], pair[1]) for i, pair in counts.items()}
-
-    # Costs fall with every removal; the first fall to the budget is what to remove.
-    return after(bisect_left(range(len(removable)), -budget, key=lambda removed: -cost(after(removed))))
+    units = []
+    for i, shape in scores.shapes.items():
+        # Costs add up: every further head of a layer costs the same, and so does every neuron.
+        head_cost = cost(smallest | {i: (2, 1)}) - cost(smallest) if shape.heads > 1 else 0
+        neuron_cost = cost(smallest | {i: (1, 2)}) - cost(smallest) if shape.neurons > 1 else 0
+        units += [(score / head_cost, i, 0, head_cost) for score in scores.heads[i][1:]]
+        units += [(score / neuron_cost, i, 1, neuron_cost) for score in scores.neurons[i][1:]]
+    units.sort(key=lambda unit: -unit[0])
+    counts = {i: list(pair) for i, pair in smallest.items()}
+    for _, i, kind, unit_cost in units:
+        if unit_cost <= left:
+            counts[i][kind] += 1
+            left -= unit_cost
+    return {i: (heads, neurons) for i, (heads, neurons) in counts.items()}
 
 
 def _rank_across_layers(scores: _RankedScores, heads: int | None, ffn: int | None) -> Counts:
@@ -377,11 +409,10 @@ def _rank_across_layers(scores: _RankedScores, heads: int | None, ffn: int | Non
     def keep(ranked: Mapping[int, np.ndarray], target: int | None) -> dict[int, int]:
         if target is None:
             return {i: len(values) for i, values in ranked.items()}
-        total = sum(min(target, len(values)) for values in ranked.values())
         # The first of every layer stays in any case.
         rest = sorted(
             ((-value, i) for i, values in ranked.items() for value in values[1:]), key=lambda unit: (unit[0], unit[1])
-        )[: total - len(ranked)]
+        )[: (target - 1) * len(ranked)]
         return {i: 1 + sum(layer == i for _, layer in rest) for i in ranked}
 
     kept_heads, kept_neurons = keep(scores.heads, heads), keep(scores.neurons, ffn)
@@ -402,4 +433,4 @@ def describe(plan: PruningPlan) -> list[dict[str, Any]]:
     ]
 
 
-__all__ = ["LayerPlan", "PruningPlan", "describe", "plan_pruning"]
+__all__ = ["LayerPlan", "PruningPlan", "describe", "largest_sizes", "plan_pruning"]

@@ -7,10 +7,10 @@ import torch
 from transformers import PreTrainedModel
 
 from ..convert import rebuild
-from ..structure import ATTENTION_OUTPUT, QUERY_KEY_VALUE, layer_shapes, network_prefixes
+from ..structure import ATTENTION_OUTPUT, QUERY_KEY_VALUE, network_prefixes
 from .cost import count_macs, layer_weights
 from .importance import Loss, Method, score_importance
-from .planning import LayerPlan, PruningPlan, plan_pruning
+from .planning import LayerPlan, PruningPlan, largest_sizes, plan_pruning
 
 
 def prune(model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
@@ -73,17 +73,16 @@ def prune_iteratively(
     """
     if iterations < 1:
         raise ValueError(f"`iterations` must be at least 1, got {iterations}.")
-    shapes = layer_shapes(model.config)
-    start = {
-        "heads": max(shape.heads for shape in shapes),
-        "ffn": max(shape.neurons for shape in shapes),
-        "networks": max(shape.networks for shape in shapes),
+    start = largest_sizes(model.config) | {
         "parameters": sum(layer_weights(model.config)),
         "macs": count_macs(model.config, 1, sequence_length),
     }
-    plan = PruningPlan.keep_layers(model.config, range(len(shapes)))
+    plan = PruningPlan.keep_layers(model.config, range(model.config.num_hidden_layers))
     for iteration in range(1, iterations + 1):
         importance = score_importance(model, batches, method, seed=seed)
+        if iteration == 1:
+            # Targets that cannot be met raise before the first step, and say so in the user's numbers.
+            plan_pruning(importance, model.config, layers=layers, sequence_length=sequence_length, **targets)
         now: dict[str, Any] = {"uneven": targets.get("uneven", False)}
         for name, target in targets.items():
             if name == "uneven" or target is None:
@@ -92,7 +91,8 @@ def prune_iteratively(
             end = target * start[name] if budget and target <= 1 else target
             if iteration < iterations:
                 end = start[name] + (end - start[name]) * iteration / iterations
-            now[name] = end if budget else int(end)
+            # The layers that had the most may be gone.
+            now[name] = end if budget else min(int(end), largest_sizes(model.config)[name])
         step = plan_pruning(
             importance,
             model.config,

@@ -181,6 +181,38 @@ def load_task(
     return task
 
 
+def load_texts(
+    name: str,
+    data_dir: str | Path | None = None,
+    *,
+    text_columns: Sequence[str] | None = None,
+    max_rows: int | None = None,
+) -> list[list[Any]]:
+    """
+    The training texts of a task, or of a file, without labels.
+
+    Args:
+        name (`str`), data_dir (`str` or `Path`, *optional*), text_columns (list of `str`, *optional*):
+            As in [`load_task`]; the texts need no label column. Without a training split the first one there is.
+        max_rows (`int`, *optional*):
+            Use a fixed random sample of so many rows.
+
+    Returns:
+        One column, or two of text pairs.
+
+    Raises:
+        ValueError: as [`load_task`].
+    """
+    data_dir = data_dir or os.environ.get("COMPACTBERT_DATA")
+    spec = TASKS.get(name, TaskSpec())
+    columns = tuple(text_columns or spec.text_columns)
+    splits = _read_splits(name, spec, Path(data_dir) if data_dir else None)
+    dataset = splits.get("train", next(iter(splits.values())))
+    check_columns(dataset, columns, f"The texts of {name!r}")
+    dataset = dataset if max_rows is None else _sample(dataset, max_rows)
+    return [list(dataset[column]) for column in columns]
+
+
 def _sample(dataset: Dataset, num_rows: int) -> Dataset:
     # The same rows whatever the seed of a run, so that runs compare.
     return dataset.shuffle(seed=HELD_OUT_SEED).select(range(min(num_rows, len(dataset))))
@@ -387,5 +419,6 @@ __all__ = [
     "check_columns",
     "decode_utf8",
     "load_task",
+    "load_texts",
     "read_table",
 ]

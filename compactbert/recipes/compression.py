@@ -11,7 +11,6 @@ from tqdm.auto import tqdm
 
 from ..benchmark import parse_shape
 from ..convert import resolve_model
-from ..files import write_text
 from ..training.run import check_free, open_work_dir, work_dir_of
 from .recipe import Recipe, check_order, epochs_of, first_shrinking, load_recipe
 from .report import build_report, write_card, write_plot
@@ -20,6 +19,8 @@ from .stages import SHRINKING, STAGES, TRAINING, Stage, StageResult
 
 DEFAULT_RECIPE = "smbert-minilm"
 DEFAULT_SHAPES = ("1x128", "32x128")
+# Settings that say where things are on this machine, which is nobody's business where the report is published.
+PRIVATE = ("data_dir", "output_dir")
 
 
 def compress(
@@ -33,7 +34,7 @@ def compress(
     seeds: int = 1,
     max_minutes: float | None = None,
     max_steps: int | None = None,
-    shapes: Sequence[str] = DEFAULT_SHAPES,
+    shapes: Sequence[str] | None = None,
     data_dir: str | Path | None = None,
     trust_remote_code: bool = False,
     **task_options: Any,
@@ -63,9 +64,9 @@ def compress(
         max_minutes (`float`, *optional*), max_steps (`int`, *optional*):
             A budget for all training of one seed and its baselines, split over the stages in proportion to their
             epochs; schedules shrink with it. A stage never trains longer than its recipe says.
-        shapes (list of `str`, *optional*, defaults to `("1x128", "32x128")`):
-            Rows x tokens at which latency is measured.
-        data_dir (`str` or `Path`, *optional*), trust_remote_code (`bool`, *optional*, defaults to `False`), task_options:
+        shapes (list of `str`, *optional*):
+            Rows x tokens at which latency is measured; `None` is `"1x128"` and `"32x128"`.
+        data_dir (`str` or `Path`, *optional*), trust_remote_code (`bool`, *optional*), task_options:
             As in [`~compactbert.finetune`].
 
     Returns:
@@ -84,7 +85,7 @@ def compress(
     for name, value in (("max_minutes", max_minutes), ("max_steps", max_steps)):
         if value is not None and value <= 0:
             raise ValueError(f"`{name}` must be positive, got {value}.")
-    parsed_shapes = [parse_shape(shape) for shape in shapes]
+    parsed_shapes = [parse_shape(shape) for shape in shapes or DEFAULT_SHAPES]
     loaded = load_recipe(recipe)
     stages = loaded.stages
     if finetuned and stages[0].kind == "finetune":
@@ -120,14 +121,16 @@ def compress(
         shapes=parsed_shapes,
         shared=shared,
     )
-    report |= {"recipe": {"name": loaded.name, "description": loaded.description}, "settings": settings}
+    report["task"] = _without_folder(task)
+    report |= {"recipe": {"name": loaded.name, "description": loaded.description}}
+    report["settings"] = {name: _without_folder(value) for name, value in settings.items() if name not in PRIVATE}
     report["seconds"] = round(time.perf_counter() - started, 1)
     finished = work_dir / "finished"
     shutil.rmtree(finished, ignore_errors=True)
     shutil.copytree(results[0][-1].folder, finished, ignore=shutil.ignore_patterns("metrics.json"))
     (finished / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     write_plot(report, finished / "report.png")
-    write_card(report, finished)
+    write_card(report, finished, output_dir.name)
     finished.replace(output_dir)
     shutil.rmtree(work_dir)
     return report
@@ -199,6 +202,11 @@ class _Runner:
         if stage.kind != "prune_vocabulary":
             settings["seed"] = self.seed
         return shared | settings | self.budget.of(stage)
+
+
+def _without_folder(value: Any) -> Any:
+    """The name alone of a path that exists on this machine; anything else as it is."""
+    return Path(value).name if isinstance(value, str) and value and Path(value).exists() else value
 
 
 def _slug(name: str) -> str:

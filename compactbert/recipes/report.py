@@ -17,7 +17,7 @@ from .stages import SHRINKING, StageResult
 
 
 def build_report(
-    source: Path | None,
+    source: str | Path | None,
     results: Sequence[Sequence[StageResult]],
     baselines: Mapping[str, Sequence[StageResult]],
     task: str,
@@ -39,7 +39,7 @@ def build_report(
         `dict`: `points`, `result`, `task`, `metric`, `environment`.
     """
     head = load_task(task, **{k: v for k, v in shared.items() if k != "trust_remote_code"}).head
-    named: list[tuple[str, str, Path, list[Mapping[str, Any]]]] = []
+    named: list[tuple[str, str, str | Path, list[Mapping[str, Any]]]] = []
     if source is not None:
         scores = evaluate(source, task=task, **shared)
         named.append(("given model", "stage", source, [scores]))
@@ -84,7 +84,7 @@ def build_report(
     }
 
 
-def _teacher_index(stages: Sequence[StageResult], source: Path | None, task: str) -> int:
+def _teacher_index(stages: Sequence[StageResult], source: str | Path | None, task: str) -> int:
     """Index among the stages' points of the last one before the model was made smaller."""
     before = 0
     for result in stages:
@@ -173,8 +173,9 @@ def write_plot(report: Mapping[str, Any], path: Path) -> None:
             for i, (point, value, score) in enumerate(zip(points, values, quality, strict=True)):
                 offset = (5, 6 if i % 2 == 0 else -13)
                 axes.annotate(point["name"], (value, score["mean"]), xytext=offset, textcoords="offset points", size=8)
-            axes.set_xlim(left=0)
-            axes.margins(x=0.25, y=0.15)
+            axes.margins(x=0.3, y=0.15)
+    for axes in (latency_axes, size_axes):
+        axes.set_xlim(left=0)
     if any(point["kind"] == "baseline" for point in report["points"]):
         size_axes.legend()
     figure.suptitle(f"{report['recipe']['name']}: quality against latency and size, each stage and baseline")
@@ -189,8 +190,8 @@ CARD = """---
 
 A compact BERT for the task `{{ task }}`, made with `compactbert` by the recipe `{{ recipe }}`. {{ description }}
 
-It keeps {{ kept }} of its teacher's {{ metric }} with {{ encoder }} of the teacher's encoder parameters and {{ total }} of
-all its parameters, and is {{ speedups }} as fast.
+It keeps {{ kept }} of its teacher's {{ metric }} with {{ encoder }} of the teacher's encoder parameters and
+{{ total }} of all its parameters, and is {{ speedups }} as fast.
 
 ## Use
 
@@ -211,9 +212,9 @@ The code comes with the weights and needs transformers 5.20 or newer. With `impo
 ![Quality against latency and size](report.png)
 
 Every figure was measured by the run that made this model, on its evaluation split; none is taken from a paper. Quality
-is that of the best checkpoint on that split, so it is slightly optimistic, for all rows alike{{ seeds }}. Latency is the
-median (and the quartiles) in milliseconds of a forward pass on {{ environment }}, the models taking turns in one
-process. GMACs count matrix products. `report.json` has everything in full.
+is that of the best checkpoint on that split, so it is slightly optimistic, for all rows alike{{ seeds }}. Latency is
+the median (and the quartiles) in milliseconds of a forward pass on {{ environment }}, the models
+taking turns in one process. GMACs count matrix products. `report.json` has everything in full.
 
 ## How it was made
 
@@ -226,20 +227,20 @@ here.
 """
 
 
-def write_card(report: Mapping[str, Any], folder: Path) -> None:
+def write_card(report: Mapping[str, Any], folder: Path, title: str) -> None:
     """Writes `README.md`, the model card, into a finished folder."""
     settings = report["settings"]
     head = "TokenClassification" if "seqeval_f1" in report["points"][0]["metrics"] else "SequenceClassification"
     base = str(settings["model"])
     result = report["result"]
-    is_repository = base == "minilm" or not Path(base).exists()
+    # What the weights that `minilm` names are on the Hub.
     known_base = "sentence-transformers/all-MiniLM-L6-v2" if base == "minilm" else base
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag="token-classification" if head == "TokenClassification" else "text-classification",
         tags=["compactbert", "compression", "distillation"],
-        # A path on somebody's disk is no repository.
-        base_model=known_base if is_repository else None,
+        # The name of a folder on somebody's disk is no repository.
+        base_model=known_base if known_base.count("/") == 1 else None,
     )
     speedups = [
         f"{value:.1f}x (at {key.removeprefix('speedup_')})" for key, value in result.items() if "speedup" in key
@@ -253,7 +254,7 @@ def write_card(report: Mapping[str, Any], folder: Path) -> None:
     card = ModelCard.from_template(
         metadata,
         template_str=CARD,
-        title=Path(settings["output_dir"]).name,
+        title=title,
         task=report["task"],
         recipe=report["recipe"]["name"],
         description=report["recipe"]["description"],
@@ -268,7 +269,7 @@ def write_card(report: Mapping[str, Any], folder: Path) -> None:
         environment=f"{facts['threads']} threads with {facts['cpu_capability']}, torch {facts['torch']}",
         stages="\n".join(stages),
         teacher=report["teacher"],
-        base=known_base if is_repository else Path(base).name,
+        base=known_base,
     )
     card.save(folder / "README.md")
 

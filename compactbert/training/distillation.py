@@ -1,8 +1,9 @@
 """Multi-objective knowledge distillation into a smaller student."""
 
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import find_labels
 
 from ..convert import load_pretrained
 from ..structure import layer_shapes, layers_of
@@ -24,10 +26,11 @@ from .losses import (
 )
 from .multitask import MultiTaskModel, TaskBatchSampler
 from .run import TrainingRun, train_on_task
-from .teacher import Observation, Request, TeacherCache, observe
+from .teacher import CACHE_LIMITS, LABELS, Observation, Request, TeacherCache, observe
 
 
 PROJECTIONS = "projections.safetensors"
+ATTENTION_DROPOUT = "attention.self.dropout"
 # A term of the user's: a loss of student and teacher on a batch.
 LossTerm = Callable[[Observation, Observation, Mapping[str, Tensor]], Tensor]
 LayerMap = Sequence[Sequence[int]]
@@ -51,7 +54,8 @@ class DistillationConfig(TrainingArguments):
         hidden_state_weight (`float`, *optional*, defaults to 0.0):
             Weight of the squared difference of the hidden states that `layer_map` pairs.
         attention_weight (`float`, *optional*, defaults to 0.0):
-            Weight of the divergence of the attention maps that `layer_map` pairs.
+            Weight of the divergence of the attention maps that `layer_map` pairs. With it the student's attention maps
+            have no dropout.
         relation_weight (`float`, *optional*, defaults to 0.0):
             Weight of MiniLMv2's relations among queries, keys and values of the layers that `relation_map` pairs.
         layer_map (list of `[student, teacher]`, *optional*):
@@ -65,7 +69,7 @@ class DistillationConfig(TrainingArguments):
             Folder in which the teacher's outputs for the training rows are kept, for later epochs and students.
 
     Raises:
-        ValueError: for a temperature that is not positive, a negative weight, or no term at all.
+        ValueError: for a temperature that is not positive, and a negative weight.
     """
 
     temperature: float = field(default=3.0, metadata={"help": "Temperature of the soft targets."})
@@ -119,8 +123,9 @@ class DistillationTrainer(Trainer):
             Further arguments of [`~transformers.Trainer`].
 
     Raises:
-        ValueError: if student and teacher differ in vocabulary or labels, a layer pair does not exist, attention maps
-            are asked for without eager attention, widths do not suit `relation_heads`, or no term has a weight.
+        ValueError: if student and teacher differ in vocabulary, head or labels, a layer pair does not exist, attention
+            maps are asked for without eager attention or with a cache, widths do not suit `relation_heads`, no term has
+            a weight, or one of `loss_terms` a negative one.
     """
 
     _tag_names = ("compactbert", "distillation")
@@ -140,19 +145,32 @@ class DistillationTrainer(Trainer):
         by_task = teacher_model if isinstance(teacher_model, Mapping) else {"": teacher_model}
         if set(by_task) != set(students):
             raise ValueError(f"The teachers are for the tasks {sorted(by_task)}, the student for {sorted(students)}.")
-        self.loss_terms = dict(loss_terms or {})
-        weights = [getattr(args, name) for name in WEIGHTS] + [weight for weight, _ in self.loss_terms.values()]
-        if not any(weights):
+        for name, (weight, _) in (loss_terms or {}).items():
+            if weight < 0:
+                raise ValueError(f"The weight of {name!r} in `loss_terms` must not be negative, got {weight}.")
+        self.loss_terms = {name: term for name, term in (loss_terms or {}).items() if term[0]}
+        weights = {name: getattr(args, name) for name in WEIGHTS}
+        if not any(weights.values()) and not self.loss_terms:
             raise ValueError(f"All of {WEIGHTS} are 0: give at least one a weight.")
+        self.needs_teacher = any(weights[name] for name in WEIGHTS if name != "hard_label_weight") or self.loss_terms
+        if args.teacher_cache and (args.attention_weight or args.relation_weight):
+            raise ValueError(CACHE_LIMITS)
         self.teachers = {
             task: [teachers] if isinstance(teachers, PreTrainedModel) else list(teachers)
             for task, teachers in by_task.items()
         }
+        if not all(self.teachers.values()):
+            raise ValueError("`teacher_model` is an empty list: give at least one teacher.")
         self.pairs = {
             (task, i): _Pair(students[task], teacher, args)  # type: ignore[arg-type]
             for task, teachers in self.teachers.items()
             for i, teacher in enumerate(teachers)
         }
+        if args.attention_weight:
+            # Maps come as dropout leaves them, and a probability of zero is as far from the teacher's as can be.
+            for student in students.values():
+                for layer in layers_of(student):  # type: ignore[arg-type]
+                    layer.get_submodule(ATTENTION_DROPOUT).p = 0.0  # type: ignore[assignment]
         # Where widths differ the student's states are projected to the teacher's; here, so that they never reach the
         # student's checkpoint.
         torch.manual_seed(args.seed)
@@ -164,9 +182,12 @@ class DistillationTrainer(Trainer):
                 if pair.student_width != pair.teacher_width
             }
         )
+        # What the steps since the last log have made of every term, and how many they are.
         self._parts: dict[str, list[Tensor]] = defaultdict(list)
+        self._steps = 0.0
         super().__init__(model, args, **kwargs)
         self.projections.to(self.args.device)
+        self.add_callback(_ZeroGradients(self.projections))
         for teachers in self.teachers.values():
             for teacher in teachers:
                 teacher.requires_grad_(False).eval()
@@ -177,11 +198,12 @@ class DistillationTrainer(Trainer):
         dataset = self.train_dataset
         if not isinstance(dataset, Dataset) or isinstance(self.model, MultiTaskModel):
             raise ValueError("`teacher_cache` needs a `datasets.Dataset` of one task to train on.")
+        rows = self._remove_unused_columns(dataset)
         caches = {
             key: TeacherCache(
                 self.args.teacher_cache,  # type: ignore[attr-defined]
                 self.teachers[key[0]][key[1]],
-                dataset,
+                rows,
                 self.data_collator,
                 pair.teacher_request,
             )
@@ -193,15 +215,18 @@ class DistillationTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
-            self._signature_columns += ["teacher_row", "task"]
+            models = self.model.models.values() if isinstance(self.model, MultiTaskModel) else ()
+            columns = [name for model in models for name in inspect.signature(model.forward).parameters]
+            columns += [*(self._signature_columns or ()), "teacher_row", "task"]
+            self._signature_columns = columns  # type: ignore[assignment]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(self.model, MultiTaskModel):
-            return TaskBatchSampler(dataset["task"], self.args.train_batch_size)
+            return TaskBatchSampler(dataset["task"], self.args.train_batch_size, self.args.seed)
         return super()._get_train_sampler(train_dataset)
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: Any = None) -> Any:
         """As the Trainer's, and the projections."""
         if self.optimizer is None:
             optimizer = super().create_optimizer(model)
@@ -228,34 +253,44 @@ class DistillationTrainer(Trainer):
                 for name in ("hidden_states", "attentions", "vectors")
             )
         )
-        student_model = self.model.models[task] if isinstance(self.model, MultiTaskModel) else self.model
+        student_model: Any = self.model.models[task] if isinstance(self.model, MultiTaskModel) else self.model
         student = observe(model, inputs, wanted, encoder=student_model)
         parts: dict[str, Tensor] = {}
         if self.args.hard_label_weight:  # type: ignore[attr-defined]
             if student.loss is None:
                 raise ValueError("`hard_label_weight` needs rows with labels: set it to 0 to distil without.")
             parts["hard_label"] = self.args.hard_label_weight * student.loss  # type: ignore[attr-defined]
-        for key, pair in pairs.items():
-            teacher = self._observe_teacher(key, pair, inputs, rows)
+        mask = inputs.get("attention_mask")
+        # As many rows as hidden states have, also where every row is several choices.
+        mask = (torch.ones_like(inputs["input_ids"]) if mask is None else mask).flatten(0, -2)
+        for key, pair in pairs.items() if self.needs_teacher else ():
+            teacher = self._observe_teacher(key, pair, inputs, mask, rows)
             projected = {i: self._project(key, i, states) for i, states in student.hidden_states.items()}
-            for name, value in pair.terms(student, teacher, projected, inputs["attention_mask"]).items():
+            for name, value in pair.terms(student, teacher, projected, mask).items():
                 parts[name] = parts.get(name, 0.0) + value / len(pairs)
             for name, (weight, function) in self.loss_terms.items():
                 parts[name] = parts.get(name, 0.0) + weight * function(student, teacher, inputs) / len(pairs)
+        # As the Trainer weighs the loss; the last step of an epoch may have fewer batches.
+        share = 1 / getattr(self, "current_gradient_accumulation_steps", 1)
+        self._steps += share
         for name, value in parts.items():
-            self._parts[name].append(value.detach())
+            self._parts[name].append(share * value.detach())
         loss = torch.stack(list(parts.values())).sum()
         return (loss, student.outputs) if return_outputs else loss
 
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's, with the labels of the batch's task."""
+        if isinstance(self.model, MultiTaskModel):
+            self.label_names = find_labels(type(self.model.models[inputs["task"]]))
+        return super().prediction_step(model, inputs, *args, **kwargs)
+
     def _observe_teacher(
-        self, key: tuple[str, int], pair: "_Pair", inputs: Mapping[str, Any], rows: Tensor | None
+        self, key: tuple[str, int], pair: "_Pair", inputs: Mapping[str, Any], mask: Tensor, rows: Tensor | None
     ) -> Observation:
         if rows is not None:
-            mask = inputs["attention_mask"]
             return self.caches[key].fetch(rows.tolist(), mask.shape, mask.device)
-        labels = (*LABEL_COLUMNS, "task")
         with torch.no_grad():
-            given = {name: value for name, value in inputs.items() if name not in labels}
+            given = {name: value for name, value in inputs.items() if name not in (*LABELS, "task")}
             return observe(self.teachers[key[0]][key[1]], given, pair.teacher_request)
 
     def _project(self, key: tuple[str, int], index: int, states: Tensor) -> Tensor:
@@ -265,14 +300,16 @@ class DistillationTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the Trainer's, with the mean of every weighted term since the last time."""
         if "loss" in logs:
-            logs |= {f"{name}_loss": torch.stack(values).mean().item() for name, values in self._parts.items()}
+            sums = {name: torch.stack(values).sum().item() for name, values in self._parts.items()}
+            logs |= {f"{name}_loss": value / self._steps for name, value in sums.items()}
             self._parts.clear()
+            self._steps = 0.0
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
-        if len(self.projections):
-            save_file(self.projections.state_dict(), Path(output_dir or self.args.output_dir) / PROJECTIONS)
+        if len(self.projections) and self.args.should_save:
+            save_file(self.projections.state_dict(), Path(output_dir or str(self.args.output_dir)) / PROJECTIONS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -280,7 +317,14 @@ class DistillationTrainer(Trainer):
             self.projections.load_state_dict(load_file(Path(resume_from_checkpoint) / PROJECTIONS))
 
 
-LABEL_COLUMNS = ("labels", "next_sentence_label", "start_positions", "end_positions")
+class _ZeroGradients(TrainerCallback):
+    """The Trainer sets the gradients of its model to zero, not those of what is trained beside it."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.module.zero_grad()
 
 
 class _Pair:
@@ -288,15 +332,23 @@ class _Pair:
 
     def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel, args: DistillationConfig):
         self.args = args
-        self.problem = student.config.problem_type
+        self.config = student.config
         _check_same_labels(student, teacher)
+        if args.kd_loss_weight:
+            _check_same_head(student, teacher)
         student_layers, teacher_layers = len(layers_of(student)), len(layers_of(teacher))
         self.student_width, self.teacher_width = student.config.hidden_size, teacher.config.hidden_size
         even = [[i + 1, (i + 1) * teacher_layers // student_layers] for i in range(student_layers)]
         self.layer_map = _check_map("layer_map", args.layer_map or even, student_layers, teacher_layers)
         last = [[student_layers, teacher_layers]]
         self.relation_map = _check_map("relation_map", args.relation_map or last, student_layers, teacher_layers)
+        self.attention_map = [pair for pair in self.layer_map if all(pair)]
         if args.attention_weight:
+            if not self.attention_map:
+                raise ValueError(
+                    f"`attention_weight` needs a pair of layers in `layer_map`, counted from 1, got {self.layer_map}: "
+                    f"the embeddings have no attention maps."
+                )
             for role, model in (("student", student), ("teacher", teacher)):
                 if model.config._attn_implementation != "eager":
                     raise ValueError(
@@ -312,7 +364,7 @@ class _Pair:
             hidden = {(student_layers, teacher_layers)[side]} if args.cosine_weight else set()
             if args.hidden_state_weight:
                 hidden |= {pair[side] for pair in self.layer_map}
-            attentions = {pair[side] for pair in self.layer_map if pair[side]} if args.attention_weight else set()
+            attentions = {pair[side] for pair in self.attention_map} if args.attention_weight else set()
             vectors = {pair[side] for pair in self.relation_map} if args.relation_weight else set()
             return Request(tuple(sorted(hidden)), tuple(sorted(attentions)), tuple(sorted(vectors)))
 
@@ -333,9 +385,7 @@ class _Pair:
             losses = [hidden_state_loss(projected[s], teacher.hidden_states[t], mask) for s, t in self.layer_map]
             terms["hidden_state"] = args.hidden_state_weight * torch.stack(losses).mean()
         if args.attention_weight:
-            losses = [
-                attention_loss(student.attentions[s], teacher.attentions[t], mask) for s, t in self.layer_map if s
-            ]
+            losses = [attention_loss(student.attentions[s], teacher.attentions[t], mask) for s, t in self.attention_map]
             terms["attention"] = args.attention_weight * torch.stack(losses).mean()
         if args.relation_weight:
             losses = [
@@ -349,16 +399,26 @@ class _Pair:
     def _soft_targets(self, name: str, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
         temperature = self.args.temperature
         if name in ("start_logits", "end_logits"):
-            # A distribution over the tokens of the text.
-            lowest = torch.finfo(torch.float32).min
+            # A distribution over the tokens of the text. Padding's logits stay finite when divided by the temperature.
+            lowest = torch.finfo(torch.float32).min * min(1.0, temperature)
             padding = mask == 0
             student, teacher = (z.float().masked_fill(padding, lowest) for z in (student, teacher))
             return soft_target_loss(student, teacher, temperature, None)
-        if self.problem == "regression":
+        # Without labels nothing has told the model that its one output is a value.
+        if self.config.problem_type == "regression" or student.shape[-1] == 1:
             return nn.functional.mse_loss(student.float(), teacher.float())
-        if self.problem == "multi_label_classification":
+        if self.config.problem_type == "multi_label_classification":
             return binary_soft_target_loss(student, teacher, temperature)
         return soft_target_loss(student, teacher, temperature, mask if student.dim() == 3 else None)
+
+
+def _check_same_head(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    ours, theirs = (type(model).__name__ for model in (student, teacher))
+    if ours.partition("For")[2] != theirs.partition("For")[2]:
+        raise ValueError(
+            f"The student is a {ours}, the teacher a {theirs}: their logits differ in kind. Take a teacher with the "
+            f"same head, or set `kd_loss_weight=0`."
+        )
 
 
 def _check_same_labels(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
@@ -420,6 +480,8 @@ def distill(
     layer_map: LayerMap | None = None,
     relation_map: LayerMap | None = None,
     relation_heads: int | None = None,
+    texts: str | None = None,
+    text_rows: int = 20_000,
     teacher_cache: str | Path | None = None,
     learning_rate: float = 2e-5,
     **run_settings: Any,
@@ -437,6 +499,11 @@ def distill(
         temperature, kd_loss_weight, hard_label_weight, cosine_weight, hidden_state_weight, attention_weight, \
 relation_weight, layer_map, relation_map, relation_heads, teacher_cache:
             See [`DistillationConfig`].
+        texts (`str`, *optional*):
+            Distil on the texts of another task, or of a file, in place of the task's own training rows: more text than
+            there are labels for. The labels' weight is then 0; evaluation stays the task's.
+        text_rows (`int`, *optional*, defaults to 20,000):
+            Use a fixed sample of so many of these texts.
         learning_rate (`float`, *optional*, defaults to 2e-5):
             Peak of AdamW's learning rate; SmBERT's.
         run_settings:
@@ -453,7 +520,12 @@ relation_weight, layer_map, relation_map, relation_heads, teacher_cache:
         for name, value in locals().items()
         if name not in ("model", "task", "output_dir", "learning_rate", "run_settings")
     }
-    terms = {name: value for name, value in settings.items() if name not in ("teacher", "teacher_cache")}
+    own_fields = {field.name for field in fields(DistillationConfig)} - {
+        field.name for field in fields(TrainingArguments)
+    }
+    terms = {name: value for name, value in settings.items() if name in own_fields - {"teacher_cache"}}
+    if texts is not None:
+        terms["hard_label_weight"] = 0.0
 
     def build_trainer(run: TrainingRun, student: PreTrainedModel) -> DistillationTrainer:
         teacher_model, teacher_tokenizer = load_pretrained(
@@ -469,7 +541,17 @@ relation_weight, layer_map, relation_map, relation_heads, teacher_cache:
 
     # Where the cache lies changes nothing.
     settings.pop("teacher_cache")
-    return train_on_task(model, task, output_dir, build_trainer, settings, learning_rate=learning_rate, **run_settings)
+    return train_on_task(
+        model,
+        task,
+        output_dir,
+        build_trainer,
+        settings,
+        texts=texts,
+        text_rows=text_rows,
+        learning_rate=learning_rate,
+        **run_settings,
+    )
 
 
 def check_same_tokenizer(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:

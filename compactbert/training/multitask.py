@@ -35,8 +35,13 @@ class MultiTaskModel(nn.Module):
         first = next(iter(models.values()))
         shapes = {name: tensor.shape for name, tensor in first.base_model.state_dict().items()}
         for task, model in models.items():
-            if {name: tensor.shape for name, tensor in model.base_model.state_dict().items()} != shapes:
-                raise ValueError(f"The encoder of task {task!r} has other sizes than the first task's.")
+            theirs = {name: tensor.shape for name, tensor in model.base_model.state_dict().items()}
+            if theirs != shapes:
+                different = sorted(name for name in shapes.keys() | theirs if shapes.get(name) != theirs.get(name))
+                raise ValueError(
+                    f"The encoder of task {task!r} must have the tensors and sizes of the first task's, but they "
+                    f"differ in {different[:3]}."
+                )
             setattr(model, model.base_model_prefix, first.base_model)
             model.tie_weights()
         self.models = nn.ModuleDict(models)
@@ -50,7 +55,7 @@ class MultiTaskModel(nn.Module):
         first: dict[int, str] = {}
         return {name: first.setdefault(tensor.data_ptr(), name) for name, tensor in super().state_dict().items()}
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:  # type: ignore[override]
         """Every tensor once."""
         state_dict = super().state_dict(*args, **kwargs)
         return {name: state_dict[name] for name, first in self._first_names().items() if name == first}
@@ -59,7 +64,7 @@ class MultiTaskModel(nn.Module):
         """Loads what [`state_dict`] gave."""
         names = self._first_names()
         complete = {name: state_dict[first] for name, first in names.items() if first in state_dict}
-        return super().load_state_dict(complete, strict, assign)
+        return super().load_state_dict({**state_dict, **complete}, strict, assign)
 
 
 class TaskBatchSampler(torch.utils.data.Sampler[int]):
@@ -70,33 +75,50 @@ class TaskBatchSampler(torch.utils.data.Sampler[int]):
     Args:
         tasks (list of `str`): The task of every row.
         batch_size (`int`): Rows per batch.
+        seed (`int`, *optional*, defaults to 0): Of the order, which depends on it and the epoch alone, so that a run
+            that continues goes on where it stopped.
     """
 
-    def __init__(self, tasks: Sequence[str], batch_size: int):
+    def __init__(self, tasks: Sequence[str], batch_size: int, seed: int = 0):
         self.batch_size = batch_size
+        self.seed, self.epoch = seed, 0
         self.rows: dict[str, list[int]] = {}
         for row, task in enumerate(tasks):
             self.rows.setdefault(task, []).append(row)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer before every epoch."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
         return sum(-(-len(rows) // self.batch_size) * self.batch_size for rows in self.rows.values())
 
     def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
         batches = []
         for rows in self.rows.values():
-            shuffled = [rows[i] for i in torch.randperm(len(rows)).tolist()]
+            shuffled = [rows[i] for i in torch.randperm(len(rows), generator=generator).tolist()]
             while len(shuffled) % self.batch_size:
                 shuffled += shuffled[: self.batch_size - len(shuffled) % self.batch_size]
             batches += [shuffled[i : i + self.batch_size] for i in range(0, len(shuffled), self.batch_size)]
-        for i in torch.randperm(len(batches)).tolist():
+        for i in torch.randperm(len(batches), generator=generator).tolist():
             yield from batches[i]
 
 
 def multitask_collator(collators: Mapping[str, Callable]) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-    """A collator for batches of one task each: that task's own, with the task's name beside it."""
+    """A collator for batches of one task each: that task's own, with the task's name beside it.
+
+    Raises:
+        ValueError: from the collator, for a batch of several tasks.
+    """
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
         task = rows[0]["task"]
+        if mixed := {row["task"] for row in rows} - {task}:
+            raise ValueError(
+                f"A batch must be of one task, got rows of {sorted({task, *mixed})}: evaluate one task at a time, with "
+                f"`eval_dataset` a dict of task to rows."
+            )
         plain = [{name: value for name, value in row.items() if name != "task"} for row in rows]
         return {**collators[task](plain), "task": task}
 

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.trainer_callback import TrainerState
 
 from ..convert import load_pretrained
-from ..data import Task, data_collator, encode_task, length_limit, load_task, score_logits
+from ..data import Task, data_collator, encode_task, encode_texts, length_limit, load_task, load_texts, score_logits
 from ..files import write_text
 
 
@@ -58,6 +58,8 @@ def train_on_task(
     stage_settings: dict[str, Any],
     *,
     require_head: bool = False,
+    texts: str | None = None,
+    text_rows: int | None = None,
     data_dir: str | Path | None = None,
     epochs: float = 3.0,
     learning_rate: float = 5e-5,
@@ -85,6 +87,8 @@ def train_on_task(
             What `build_trainer` depends on, for the report and for recognising an unfinished run.
         require_head (`bool`, *optional*, defaults to `False`):
             Refuse a model whose head was not trained.
+        texts (`str`, *optional*), text_rows (`int`, *optional*):
+            Train on (a fixed sample of) the texts of another task or file, without labels, in place of the task's rows.
     """
     settings = {name: value for name, value in locals().items() if name not in NOT_SETTINGS}
     settings |= stage_settings | task_options
@@ -101,7 +105,11 @@ def train_on_task(
         model, loaded_task.head, trust_remote_code, require_head, **loaded_task.config_fields()
     )
     limit = length_limit(loaded.config, tokenizer, max_length)
-    train, train_truncated = encode_task(loaded_task, loaded_task.train, tokenizer, limit)
+    if texts is None:
+        train, train_truncated = encode_task(loaded_task, loaded_task.train, tokenizer, limit)
+    else:
+        features, _, train_truncated = encode_texts(load_texts(texts, data_dir, max_rows=text_rows), tokenizer, limit)
+        train = Dataset.from_list([feature | {"length": len(feature["input_ids"])} for feature in features])
     evaluation, evaluation_truncated = encode_task(loaded_task, loaded_task.evaluation, tokenizer, limit)
 
     if precision == "auto":

@@ -19,6 +19,7 @@ from ..structure import QUERY_KEY_VALUE, layers_of
 
 
 CACHE_BATCH_SIZE = 64
+CACHE_LIMITS = "A cache holds logits and hidden states: set `teacher_cache=None` to use attention or relation terms."
 # The columns of a batch that are no input of a teacher.
 LABELS = ("labels", "next_sentence_label", "start_positions", "end_positions", "teacher_row")
 
@@ -117,7 +118,7 @@ class TeacherCache:
 
     Raises:
         ValueError: for attentions and queries, keys and values, whose size grows with the square of a text's length or
-            with the layers: compute them anew.
+            with the layers: compute them anew. And for a collator that changes the tokens or pads on the left.
     """
 
     def __init__(
@@ -129,9 +130,8 @@ class TeacherCache:
         request: Request,
     ):
         if request.attentions or request.vectors:
-            raise ValueError(
-                "A cache holds logits and hidden states: set `teacher_cache=None` to use attention or relation terms."
-            )
+            raise ValueError(CACHE_LIMITS)
+        _check_collator(collator, dataset)
         self.request = request
         self.folder = Path(directory) / _digest(teacher, dataset, request)
         if not self.folder.is_dir():
@@ -144,8 +144,7 @@ class TeacherCache:
         partial = self.folder.with_name(f"{self.folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        columns = [name for name in dataset.column_names if name not in (*LABELS, "length")]
-        rows = dataset.select_columns(columns)
+        rows = _inputs_of(dataset)
         lengths = np.array([len(ids) for ids in rows["input_ids"]])
         offsets = np.concatenate([[0], lengths.cumsum()])
         np.save(partial / "offsets.npy", offsets)
@@ -190,15 +189,30 @@ class TeacherCache:
         return Observation({n: t for n, t in tensors.items() if n.endswith("logits")}, hidden_states=hidden)
 
 
+def _inputs_of(dataset: Dataset) -> Dataset:
+    return dataset.select_columns([name for name in dataset.column_names if name not in (*LABELS, "length")])
+
+
+def _check_collator(collator: Callable, dataset: Dataset) -> None:
+    rows = _inputs_of(dataset.select(range(min(len(dataset), CACHE_BATCH_SIZE))))
+    for row, ids in zip(rows, collator(list(rows))["input_ids"].tolist(), strict=True):
+        if ids[: len(row["input_ids"])] != list(row["input_ids"]):
+            raise ValueError(
+                "`teacher_cache` needs a `data_collator` that pads on the right and changes no token: what it masks "
+                "anew in every epoch the teacher has not seen. Set `teacher_cache=None`."
+            )
+
+
 def _digest(teacher: PreTrainedModel, dataset: Dataset, request: Request) -> str:
     digest = hashlib.sha256(repr((type(teacher).__name__, teacher.config.to_json_string(), request)).encode())
     for name, tensor in teacher.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    for name in sorted(set(dataset.column_names) - {*LABELS, "length"}):
+    rows = _inputs_of(dataset)
+    for name in sorted(rows.column_names):
         digest.update(name.encode())
-        for row in dataset[name]:
-            digest.update(np.asarray(row, dtype=np.int64))
+        for row in rows[name]:
+            digest.update(np.asarray(row, dtype=np.int64).tobytes())
             digest.update(b"|")
     return digest.hexdigest()[:32]
 

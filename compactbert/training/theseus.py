@@ -89,6 +89,7 @@ class TheseusTrainer(Trainer):
     ):
         successor = make_successor(predecessor, num_layers, successor_layers)
         super().__init__(successor, args, **kwargs)
+        self.successor = successor
         group = len(layers_of(predecessor)) // num_layers
         # Held in a tuple, so that they are nobody's submodules and reach no checkpoint.
         frozen = [layer.requires_grad_(False).eval().to(self.args.device) for layer in layers_of(predecessor)]
@@ -105,17 +106,25 @@ class TheseusTrainer(Trainer):
             coefficient *= args.nominal_steps / total
         return min(1.0, coefficient * step + args.replacing_rate)
 
-    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """The task's loss, of this step's mixture of layers while training, of the successor in evaluation."""
         if not model.training:
-            return super().compute_loss(model, inputs, return_outputs, **kwargs)
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         with self._assembled(self.state.global_step):
-            return super().compute_loss(model, inputs, return_outputs, **kwargs)
+            result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss, *outputs = result if return_outputs else (result,)
+        if not loss.requires_grad:
+            # No layer was drawn and there is nothing to learn, but the Trainer goes backward all the same, and fp16's
+            # gradient scaler wants to see a gradient: one of zeros.
+            loss = loss + 0.0 * next(layers_of(self.successor).parameters()).sum()
+        return (loss, *outputs) if return_outputs else loss
 
     @contextmanager
     def _assembled(self, step: int) -> Iterator[None]:
         """Puts the predecessor's layers where the successor's are not drawn."""
-        own = layers_of(self.model)
+        own = layers_of(self.successor)
         # A draw depends on seed and step alone, so that a run that continues, and every process, draws the same.
         generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + step)
         drawn = torch.rand(len(own), generator=generator) < self.replacing_rate(step)
@@ -124,7 +133,7 @@ class TheseusTrainer(Trainer):
             for replaced, successor, group in zip(drawn.tolist(), own, self.groups, strict=True)
             for layer in ((successor,) if replaced else group)
         ]
-        encoder: Any = self.model.base_model.encoder
+        encoder: Any = self.successor.base_model.encoder
         encoder.layer = nn.ModuleList(mixture)
         try:
             yield
@@ -154,8 +163,11 @@ def make_successor(
             f"equally many."
         )
     kept = list(range(num_layers)) if successor_layers is None else list(successor_layers)
-    if len(kept) != num_layers:
-        raise ValueError(f"`successor_layers` must be `num_layers` ({num_layers}) indices, got {kept}.")
+    if len(kept) != num_layers or kept != sorted({i for i in kept if 0 <= i < total}):
+        raise ValueError(
+            f"`successor_layers` must be `num_layers` ({num_layers}) ascending indices below {total}, each once, got "
+            f"{kept}."
+        )
     return prune(predecessor, PruningPlan.keep_layers(predecessor.config, kept))
 
 
@@ -193,7 +205,7 @@ def theseus(
     Raises:
         ValueError: as [`finetune`] and [`TheseusTrainer`], and if the predecessor has no trained head.
     """
-    rates = {"replacing_rate": replacing_rate, "replacing_rate_coefficient": replacing_rate_coefficient}
+    rates: dict[str, Any] = {"replacing_rate": replacing_rate, "replacing_rate_coefficient": replacing_rate_coefficient}
 
     def build_trainer(run: TrainingRun, predecessor: PreTrainedModel) -> TheseusTrainer:
         config = TheseusConfig(**run.arguments, **rates, nominal_steps=run.nominal_steps)

@@ -1,0 +1,176 @@
+"""SmBERT from fine-tuned MiniLM-L6 (6 to 3 layers, 12 to 8 heads, FFN 1536 to 1024) and its baselines, all with the
+same final shape, seeds and number of training steps, on five tasks: `benchmarks/compress_minilm.json`.
+
+    python benchmarks/compress_minilm.py run --data-dir DATA --work-dir WORK [--task mrpc] [--seed 1] [--method smbert]
+    python benchmarks/compress_minilm.py show
+
+`run` makes what is missing, one cell after another, and may be killed and called again, or called side by side for
+different tasks. The methods are the stages and baselines of `configs/recipes/smbert-minilm.yaml`.
+"""
+
+import fcntl
+import json
+import shutil
+import statistics
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from scipy.stats import t as student_t
+
+import compactbert
+from compactbert.benchmark import environment
+from compactbert.compression import count_parameters
+from compactbert.convert import load_pretrained
+from compactbert.recipes import load_recipe
+from compactbert.recipes.stages import STAGES, TRAINING
+
+
+RESULTS = Path(__file__).with_suffix(".json")
+RECIPE = "smbert-minilm"
+OURS = "smbert"
+TEACHER_SEED = 42
+# Fine-tuning of the teacher, the factor on the recipe's epochs, and the seeds of the students.
+FIVE, THREE = (1, 2, 3, 4, 5), (1, 2, 3)
+TASKS = {
+    "mrpc": {"teacher": {"epochs": 4, "learning_rate": 1e-4}, "epochs": 1.0, "seeds": FIVE},
+    "rte": {"teacher": {"epochs": 4, "learning_rate": 5e-5}, "epochs": 1.0, "seeds": FIVE},
+    "sst2": {"teacher": {"epochs": 2, "learning_rate": 5e-5}, "epochs": 0.5, "seeds": THREE},
+    "qqp": {"teacher": {"epochs": 3, "learning_rate": 1e-4}, "epochs": 0.5, "seeds": THREE},
+    "paws-x/en": {"teacher": {"epochs": 3, "learning_rate": 1e-4}, "epochs": 0.75, "seeds": THREE},
+}
+ROWS = {"sst2": {"max_train_rows": 20_000}, "qqp": {"max_evaluation_rows": 4_000}}
+app = typer.Typer()
+
+
+def methods() -> dict:
+    """Stages after the teacher's, by name."""
+    recipe = load_recipe(RECIPE)
+    ours = [stage for stage in recipe.stages if stage.name != "teacher"]
+    return {OURS: ours, **recipe.baselines}
+
+
+def record(path: tuple[str, ...], value: object) -> None:
+    """Writes one result; several processes may do so at a time."""
+    with RESULTS.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+        place = results
+        for key in path[:-1]:
+            place = place.setdefault(key, {})
+        place[path[-1]] = value
+        results["environment"] = environment()
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def recorded(*path: str) -> bool:
+    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    for key in path:
+        if key not in results:
+            return False
+        results = results[key]
+    return True
+
+
+def run_teacher(task: str, data_dir: Path, work_dir: Path) -> Path:
+    folder = work_dir / task.replace("/", "-") / "teacher"
+    if not folder.exists():
+        options = TASKS[task]["teacher"] | ROWS.get(task, {})
+        compactbert.finetune("minilm", task, folder, data_dir=data_dir, seed=TEACHER_SEED, **options)
+    if not recorded("teachers", task):
+        report = json.loads((folder / "metrics.json").read_text())
+        model, _ = load_pretrained(folder, "ForSequenceClassification")
+        kept = {key: report[key] for key in ("metrics", "rows", "steps", "seconds_per_step")}
+        record(("teachers", task), kept | {"parameters": count_parameters(model)})
+    return folder
+
+
+def run_cell(task: str, method: str, seed: int, teacher: Path, data_dir: Path, work_dir: Path) -> None:
+    folder = work_dir / task.replace("/", "-") / f"{method.replace(' ', '-').replace(',', '')}-{seed}"
+    model, steps, seconds = teacher, 0, 0.0
+    for number, stage in enumerate(methods()[method], start=1):
+        output = folder / f"{number}-{stage.kind}"
+        options = {"data_dir": data_dir, "seed": seed, **ROWS.get(task, {}), **stage.settings}
+        if stage.kind in TRAINING:
+            options["epochs"] = stage.settings["epochs"] * TASKS[task]["epochs"]
+        if stage.kind == "distill":
+            options["teacher"] = teacher
+            if not stage.settings.get("relation_weight"):
+                options["teacher_cache"] = work_dir / "teacher_cache"
+        if not output.exists():
+            STAGES[stage.kind](model, task, output, **options)
+        report = json.loads((output / "metrics.json").read_text())
+        steps += report.get("steps", 0)
+        seconds += report.get("steps", 0) * report.get("seconds_per_step", 0.0)
+        model = output
+    loaded, _ = load_pretrained(model, "ForSequenceClassification")
+    result = {"metrics": report["metrics"], "steps": steps, "training_seconds": round(seconds, 1)}
+    record(("runs", task, method, str(seed)), result | {"parameters": count_parameters(loaded)})
+    # What a run leaves on disk is no longer needed.
+    shutil.rmtree(folder)
+
+
+@app.command()
+def run(
+    data_dir: Annotated[Path, typer.Option()],
+    work_dir: Annotated[Path, typer.Option()],
+    task: Annotated[list[str], typer.Option()] = list(TASKS),  # noqa: B006
+    method: Annotated[list[str] | None, typer.Option()] = None,
+    seed: Annotated[list[int] | None, typer.Option()] = None,
+):
+    for number in seed or FIVE:
+        for name in task:
+            teacher = run_teacher(name, data_dir, work_dir)
+            for way in method or methods():
+                if number in TASKS[name]["seeds"] and not recorded("runs", name, way, str(number)):
+                    run_cell(name, way, number, teacher, data_dir, work_dir)
+    show()
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % interval (Student's t)."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, float("nan")
+    return mean, student_t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+
+
+def render(results: dict) -> str:
+    """The README's tables: quality kept per task, and paired differences."""
+    runs, teachers = results["runs"], results["teachers"]
+    tasks = [task for task in TASKS if task in runs]
+    names = list(dict.fromkeys(name for task in tasks for name in runs[task]))
+    lines = [f"| accuracy | {' | '.join(tasks)} | average | of the teacher |", "|---" * (len(tasks) + 3) + "|"]
+    of_teacher = [teachers[task]["metrics"]["accuracy"] for task in tasks]
+    cells = [f"{value:.3f}" for value in [*of_teacher, statistics.fmean(of_teacher)]]
+    lines.append(f"| teacher, MiniLM-L6 | {' | '.join(cells)} | |")
+    for name in names:
+        means, cells = [], []
+        for task in tasks:
+            scores = [run["metrics"]["accuracy"] for run in runs[task].get(name, {}).values()]
+            mean, half = interval(scores) if scores else (float("nan"), float("nan"))
+            means.append(mean)
+            cells.append(f"{mean:.3f} ± {half:.3f} ({len(scores)})" if scores else "")
+        average = statistics.fmean(means)
+        cells += [f"{average:.3f}", f"{average / statistics.fmean(of_teacher):.1%}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", f"| {OURS} minus | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]
+    for name in names:
+        if name == OURS:
+            continue
+        cells = []
+        for task in tasks:
+            ours, theirs = runs[task].get(OURS, {}), runs[task].get(name, {})
+            both = [ours[s]["metrics"]["accuracy"] - theirs[s]["metrics"]["accuracy"] for s in ours if s in theirs]
+            cells.append("{:+.3f} ± {:.3f}".format(*interval(both)) if both else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+@app.command()
+def show():
+    print(render(json.loads(RESULTS.read_text())))
+
+
+if __name__ == "__main__":
+    app()

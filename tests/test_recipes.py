@@ -1,0 +1,341 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+
+import compactbert
+from compactbert.compression import PruningPlan
+from compactbert.hub import classify_in_clean_process
+from compactbert.recipes import list_recipes, load_recipe
+from compactbert.recipes.report import table_rows
+
+
+TRAIN = {"learning_rate": 3e-3, "batch_size": 8, "max_length": 16}
+SHAPES = ["1x8", "4x16"]
+RECIPE = {
+    "name": "tiny",
+    "description": "For tests.",
+    "stages": [
+        {"finetune": {"name": "teacher", "epochs": 2, **TRAIN}},
+        {"prune": {"name": "two layers", "layers": [0, 2], "heads": 2, "ffn": 8, "rows": 32, "max_length": 16}},
+        {"distill": {"epochs": 2, **TRAIN}},
+        {"prune_vocabulary": {"max_length": 16}},
+    ],
+    "baselines": {
+        "first layer": [
+            {"prune": {"layers": [0], "rows": 32, "max_length": 16}},
+            {"finetune": {"epochs": 1, **TRAIN}},
+        ]
+    },
+}
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_weights(one, other):
+    one, other = weights(one), weights(other)
+    assert one.keys() == other.keys()
+    for key in one:
+        assert one[key].equal(other[key]), key
+
+
+@pytest.fixture(scope="module")
+def module_reviews(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "reviews.csv"
+    words = ["film", "actor", "story", "music", "ending"]
+    rows = [(f"{words[i % 5]} is {'good' if i % 2 else 'bad'}", "pos" if i % 2 else "neg") for i in range(200)]
+    pd.DataFrame(rows, columns=["text", "label"]).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def compressed(tiny_model, module_reviews, tmp_path_factory):
+    output = tmp_path_factory.mktemp("compressed") / "small-reviews"
+    report = compactbert.compress(tiny_model, str(module_reviews), output, recipe=RECIPE, seeds=2, shapes=SHAPES)
+    return output, report
+
+
+def test_the_result_is_a_finished_repository(compressed):
+    output, report = compressed
+    assert {path.name for path in output.iterdir()} == {
+        "README.md",
+        "config.json",
+        "configuration_smbert.py",
+        "model.safetensors",
+        "modeling_smbert.py",
+        "report.json",
+        "report.png",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    assert report == json.loads((output / "report.json").read_text())
+    assert (output / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert not output.with_name("small-reviews.partial").exists()
+
+
+def test_the_result_works_without_our_package(compressed):
+    output, _ = compressed
+    texts = ["film is good", "music is bad"]
+    clean = classify_in_clean_process(output, texts)
+    assert clean["class"] == "SmBertForSequenceClassification"
+    here = compactbert.predict(output, texts)
+    assert [row["label"] for row in clean["rows"]] == [row["label"] for row in here]
+    assert [row["score"] for row in clean["rows"]] == pytest.approx([row["score"] for row in here], abs=1e-5)
+
+
+def test_the_report_has_a_point_per_stage_and_baseline(compressed, module_reviews):
+    output, report = compressed
+    points = {point["name"]: point for point in report["points"]}
+    assert list(points) == ["teacher", "two layers", "distill", "prune_vocabulary", "first layer"]
+    assert [point["kind"] for point in report["points"]] == ["stage"] * 4 + ["baseline"]
+    assert points["distill"]["parameters"]["encoder"] < points["teacher"]["parameters"]["encoder"]
+    assert points["prune_vocabulary"]["parameters"]["embedding"] < points["distill"]["parameters"]["embedding"]
+    for point in points.values():
+        assert point["latency"].keys() == point["macs"].keys() == set(SHAPES)
+        assert len(point["metrics"]["accuracy"]["values"]) == 2
+        assert point["metrics"]["accuracy"]["std"] is not None
+        assert (
+            sum(point["parameters"][part] for part in ("embedding", "encoder", "head")) == point["parameters"]["total"]
+        )
+    # What is reported is what is left: the first seed's model.
+    measured = compactbert.evaluate(output, task=str(module_reviews), max_length=16)["metrics"]
+    assert measured["accuracy"] == points["prune_vocabulary"]["metrics"]["accuracy"]["values"][0]
+    result = report["result"]
+    assert report["teacher"] == "teacher"
+    encoders = [points[name]["parameters"]["encoder"] for name in ("prune_vocabulary", "teacher")]
+    assert result["encoder_share"] == pytest.approx(encoders[0] / encoders[1])
+    header, rows = table_rows(report)
+    assert len(rows) == 5
+    assert all(len(row) == len(header) for row in rows)
+
+
+def test_the_card_says_where_its_figures_come_from(compressed, tiny_model, module_reviews):
+    output, report = compressed
+    card = ModelCard.load(output / "README.md")
+    assert card.data.library_name == "transformers"
+    assert card.data.pipeline_tag == "text-classification"
+    assert card.data.base_model is None
+    assert "More Information Needed" not in card.text
+    assert "measured by the run that made this model" in card.text
+    for row in table_rows(report)[1]:
+        assert f"| {' | '.join(row)} |" in card.text
+    # Nothing of this machine is published.
+    for text in (card.content, (output / "report.json").read_text()):
+        assert str(tiny_model.parent) not in text
+        assert str(module_reviews.parent) not in text
+        assert str(output.parent) not in text
+
+
+KILLED = """
+import json, sys
+import compactbert
+compactbert.compress(sys.argv[1], sys.argv[2], sys.argv[3], recipe=json.loads(sys.argv[4]), shapes=["1x8"])
+"""
+
+
+def test_a_job_killed_at_any_moment_ends_with_the_same_weights(tiny_model, module_reviews, tmp_path):
+    arguments = [tiny_model, module_reviews]
+    compactbert.compress(*map(str, arguments), tmp_path / "whole", recipe=RECIPE, shapes=["1x8"])
+    command = [sys.executable, "-c", KILLED, *arguments, tmp_path / "killed", json.dumps(RECIPE)]
+    work_dir, draw = tmp_path / "killed.partial", random.Random(0)
+    kills = 0
+    while not (tmp_path / "killed").exists():
+        process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        try:
+            # Long enough to import and to do some of the work, at a moment of no importance.
+            _, errors = process.communicate(timeout=120 if kills == 3 else draw.uniform(7, 11))
+            assert process.returncode == 0, errors[-2000:]
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+            kills += 1
+            assert not (tmp_path / "killed").exists() or not work_dir.exists()
+    assert kills > 0
+    assert not work_dir.exists()
+    assert_same_weights(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_full_disk_loses_nothing(tiny_model, module_reviews, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    options = {"recipe": {"stages": RECIPE["stages"][:3]}, "shapes": ["1x8"]}
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("compactbert.recipes.compression.write_plot", full)
+        with pytest.raises(OSError, match="No space left"):
+            compactbert.compress(tiny_model, str(module_reviews), output, **options)
+    assert not output.exists()
+    with monkeypatch.context() as patch:
+        # Every stage is there: none may run again.
+        patch.setattr("compactbert.training.run.Trainer.train", full, raising=False)
+        report = compactbert.compress(tiny_model, str(module_reviews), output, **options)
+    assert report["points"][-1]["name"] == "distill"
+
+
+def test_an_unfinished_job_with_other_settings_is_refused(tiny_model, module_reviews, tmp_path, monkeypatch):
+    def stop(*args, **kwargs):
+        raise OSError("stop")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("compactbert.recipes.compression.build_report", stop)
+        with pytest.raises(OSError, match="stop"):
+            compactbert.compress(tiny_model, str(module_reviews), tmp_path / "out", recipe=RECIPE, max_steps=9)
+    with pytest.raises(ValueError, match=r"other settings \(`max_steps` was 9, is 8\)"):
+        compactbert.compress(tiny_model, str(module_reviews), tmp_path / "out", recipe=RECIPE, max_steps=8)
+
+
+def test_transfer_steps_and_theseus(tiny_model, module_reviews, tmp_path):
+    other = pd.DataFrame(
+        {"text": ["up we go", "down we go", "here we stay"] * 20, "label": ["up", "down", "none"] * 20}
+    )
+    other.to_csv(tmp_path / "moves.csv", index=False)
+    moves = str(tmp_path / "moves.csv")
+    recipe = {
+        "stages": [
+            {"finetune": {"name": "teacher on moves", "task": moves, "epochs": 1, **TRAIN}},
+            {"theseus": {"task": moves, "layers": 1, "epochs": 1, **TRAIN}},
+            {"distill": {"task": moves, "teacher": "teacher on moves", "epochs": 1, "relation_weight": 1.0, **TRAIN}},
+            {"prune": {"heads": 2, "iterations": 2, "rows": 16, "max_length": 16}},
+            {"finetune": {"name": "the task", "epochs": 3, **TRAIN}},
+        ]
+    }
+    report = compactbert.compress(tiny_model, str(module_reviews), tmp_path / "out", recipe=recipe, shapes=["1x8"])
+    # Stages on other tasks have no figure of this one.
+    assert [point["name"] for point in report["points"]] == ["the task"]
+    assert report["points"][0]["metrics"]["accuracy"]["mean"] == 1.0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["num_hidden_layers"], config["num_attention_heads"]) == (1, 2)
+    assert config["id2label"] == {"0": "neg", "1": "pos"}
+
+
+def test_a_budget_of_steps_is_split_by_epochs(tiny_model, module_reviews, tmp_path):
+    report = compactbert.compress(
+        tiny_model, str(module_reviews), tmp_path / "out", recipe=RECIPE, shapes=["1x8"], max_steps=25
+    )
+    steps = {point["name"]: point["steps"] for point in report["points"]}
+    # Epochs are 2, 2 and 1; a stage's own length (23 steps an epoch) is the limit.
+    assert (steps["teacher"], steps["distill"], steps["first layer"]) == (10, 10, 5)
+
+
+def test_a_budget_of_minutes_shortens_the_stages(tiny_model, module_reviews, tmp_path):
+    recipe = {"stages": RECIPE["stages"][:3]}
+    report = compactbert.compress(
+        tiny_model, str(module_reviews), tmp_path / "out", recipe=recipe, shapes=["1x8"], max_minutes=0.002
+    )
+    steps = {point["name"]: point["steps"] for point in report["points"]}
+    assert 1 <= steps["teacher"] < 46
+    assert 1 <= steps["distill"] < 46
+
+
+def test_a_finetuned_model_skips_the_first_stage(tiny_model, module_reviews, tmp_path):
+    compactbert.finetune(tiny_model, str(module_reviews), tmp_path / "tuned", epochs=2, **TRAIN)
+    options = {"recipe": {"stages": RECIPE["stages"][:2]}, "finetuned": True, "shapes": ["1x8"]}
+    report = compactbert.compress(tmp_path / "tuned", str(module_reviews), tmp_path / "out", **options)
+    assert [point["name"] for point in report["points"]] == ["given model", "two layers"]
+    assert report["teacher"] == "given model"
+    with pytest.raises(ValueError, match="fine-tune it on the task first"):
+        compactbert.compress(tiny_model, str(module_reviews), tmp_path / "other", **options)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_shipped_recipes_are_in_order(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+
+
+def test_the_papers_recipe_has_the_papers_figures():
+    stages = load_recipe("smbert-paper").stages
+    theseus = [stage.settings for stage in stages if stage.kind == "theseus"]
+    figures = [(s["layers"], s["replacing_rate"], s["replacing_rate_coefficient"], s["epochs"]) for s in theseus]
+    assert figures == [(6, 0.3, 0.0006, 15), (3, 0.4, 0.0008, 15)]
+    assert {s["learning_rate"] for s in theseus} == {1e-5}
+    distill = next(stage.settings for stage in stages if stage.kind == "distill")
+    assert (distill["temperature"], distill["learning_rate"]) == (3.0, 2e-5)
+    weights = ("kd_loss_weight", "hard_label_weight", "cosine_weight")
+    assert [distill[name] for name in weights] == [5.0, 2.0, 1.0]
+    prune = next(stage.settings for stage in stages if stage.kind == "prune")
+    assert (prune["heads"], prune["ffn"]) == (8, 2048)
+
+
+FINETUNE, PRUNE, DISTILL = {"finetune": {}}, {"prune": {"heads": 2}}, {"distill": {}}
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([], "must be a list with at least one stage"),
+        ("finetune", "must be a list"),
+        ([{"finetune": {}, "prune": {}}], "must be one kind with its settings"),
+        ([{"shrink": {}}], "unknown stage 'shrink'"),
+        ([{"finetune": {"epoch": 3}}], r"unknown settings \['epoch'\]"),
+        ([{"finetune": {"output_dir": "x"}}], r"unknown settings \['output_dir'\]"),
+        ([{"finetune": 3}], "must be a mapping"),
+        ([PRUNE], "needs a fine-tuned model"),
+        ([{"theseus": {"layers": 1}}], "needs a fine-tuned model"),
+        ([FINETUNE, DISTILL], "its own teacher"),
+        ([FINETUNE, PRUNE, {"prune_vocabulary": {}}, DISTILL], "read different tokens"),
+        ([FINETUNE, PRUNE, {"distill": {"teacher": "nobody"}}], "names the teacher 'nobody'"),
+        ([{"finetune": {"task": "mnli"}}, {"theseus": {"layers": 1}}], "is for another task"),
+        ([FINETUNE, {"finetune": {"task": "mnli"}}], "ends with a model for the task 'mnli'"),
+    ],
+)
+def test_impossible_recipes_are_refused_before_anything_runs(stages, message, tiny_model, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        compactbert.compress(tiny_model, "docstrings", tmp_path / "out", recipe={"stages": stages})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stages: [", "is not valid YAML"),
+        ("- finetune", "must be a mapping with `stages`"),
+        ("steps: []", r"unknown keys \['steps'\]"),
+        ("stages: [finetune]\nbaselines: [x]", "must map names to stages"),
+        ("stages: [finetune]\nbaselines: {x: [distill]}", "The baseline 'x'|its own teacher"),
+    ],
+)
+def test_unreadable_recipes_are_refused(text, message, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_recipe(path)
+    with pytest.raises(ValueError, match="There is no recipe or file 'nothing'; the recipes are"):
+        load_recipe("nothing")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": 0}, "`seeds` must be at least 1"),
+        ({"max_steps": 0}, "`max_steps` must be positive"),
+        ({"max_minutes": -1.0}, "`max_minutes` must be positive"),
+        ({"shapes": ["128"]}, "rows x tokens"),
+    ],
+)
+def test_bad_arguments_leave_no_output(tiny_model, module_reviews, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        compactbert.compress(tiny_model, str(module_reviews), tmp_path / "out", recipe=RECIPE, **change)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prune_stage_leaves_its_plan(tiny_model, module_reviews, tmp_path):
+    from compactbert.recipes.stages import prune
+
+    compactbert.finetune(tiny_model, str(module_reviews), tmp_path / "tuned", epochs=1, **TRAIN)
+    report = prune(tmp_path / "tuned", str(module_reviews), tmp_path / "out", layers=2, heads=2, rows=16)
+    plan = PruningPlan.load(tmp_path / "out" / "pruning_plan.json")
+    assert [row["layer"] for row in report["plan"]] == [layer.layer for layer in plan.layers]
+    assert {len(layer.heads) for layer in plan.layers} == {2}
