@@ -19,13 +19,14 @@ import compactbert
 from compactbert.training import (
     DistillationConfig,
     DistillationTrainer,
+    LossTerm,
     MultiTaskModel,
     TaskBatchSampler,
     distill,
     multitask_collator,
 )
 from compactbert.training.losses import cosine_loss
-from compactbert.training.teacher import Request, TeacherCache
+from compactbert.training.teacher import Request, TeacherCache, observe
 
 
 ROWS = 12
@@ -345,8 +346,12 @@ def test_a_layer_map_chooses_what_is_compared(tmp_path):
     assert len(set(losses.values())) == 3
 
 
+def logits_gap(student, teacher, inputs):
+    return (student.logits["logits"] - teacher.logits["logits"]).abs().mean()
+
+
 def test_the_parts_of_the_loss_are_logged_and_add_up(tmp_path):
-    terms = {"logits_gap": (0.1, lambda s, t, inputs: (s.logits["logits"] - t.logits["logits"]).abs().mean())}
+    terms = {"logits_gap": LossTerm(logits_gap, weight=0.1)}
     settings = {"logging_strategy": "steps", "logging_steps": 2, "max_steps": 4, "gradient_accumulation_steps": 2}
     trainer = make_trainer(tmp_path, make_student(), make_teacher(), loss_terms=terms, **EVERY_TERM, **settings)
     trainer.train()
@@ -467,13 +472,29 @@ def test_a_term_of_ones_own_is_weighted_and_one_of_weight_zero_is_not_called(tmp
     def fail(student, teacher, inputs):
         raise AssertionError("called")
 
-    terms = {"gap": (2.0, gap), "off": (0.0, fail)}
+    terms = {"gap": LossTerm(gap, weight=2.0), "off": LossTerm(fail, weight=0.0)}
     student, teacher = make_student(), make_teacher()
     trainer = make_trainer(tmp_path, student, teacher, loss_terms=terms, **NO_TERM)
     batch = collate(list(rows))
     expected = 2 * mse_loss(student(**batch).logits, teacher(**batch).logits)
     torch.testing.assert_close(loss_on(trainer, rows), expected)
     assert seen == [batch["input_ids"].shape]
+
+
+def test_a_term_of_ones_own_is_given_what_it_asks_for(tmp_path):
+    rows, student, teacher = make_rows(), make_student(), make_teacher()
+
+    def first_layers(student, teacher, inputs):
+        return student.hidden_states[1].pow(2).mean() + teacher.vectors[2][0].pow(2).mean()
+
+    term = LossTerm(first_layers, student=Request(hidden_states=(1,)), teacher=Request(vectors=(2,)))
+    trainer = make_trainer(tmp_path, student, teacher, loss_terms={"mine": term}, **NO_TERM)
+    batch = collate(list(rows))
+    states = student(**batch, output_hidden_states=True).hidden_states[1]
+    queries = observe(teacher, batch, Request(vectors=(2,))).vectors[2][0]
+    torch.testing.assert_close(loss_on(trainer, rows), states.pow(2).mean() + queries.pow(2).mean())
+    # What is not compared with the teacher's is not projected to its width.
+    assert len(trainer.projections) == 0
 
 
 # The cache
@@ -731,7 +752,10 @@ def test_foreign_weights_are_reported():
         ),
         ({"relation_weight": 1.0, "relation_heads": 0}, "`relation_heads` must divide .* got 0"),
         ({"attention_weight": 1.0, "layer_map": [[0, 0], [2, 0]]}, "`attention_weight` needs a pair of layers"),
-        ({"loss_terms": {"mine": (-1.0, print)}}, "'mine' in `loss_terms` must not be negative, got -1.0"),
+        (
+            {"loss_terms": {"mine": LossTerm(print, weight=-1.0)}},
+            "'mine' in `loss_terms` must not be negative, got -1.0",
+        ),
         ({"attention_weight": 1.0, "teacher_cache": "cache"}, "set `teacher_cache=None` to use attention"),
         ({"relation_weight": 1.0, "teacher_cache": "cache"}, "set `teacher_cache=None` to use attention or relation"),
     ],

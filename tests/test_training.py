@@ -105,13 +105,38 @@ def test_an_unfinished_run_with_other_settings_is_not_continued(tiny_model, revi
 
 
 def test_settings_compare_as_they_are_recorded(tmp_path):
-    from compactbert.training.finetuning import _open_work_dir
+    from compactbert.training.run import open_work_dir
 
     settings = {"text_columns": ("a", "b"), "seed": 1}
-    work_dir = _open_work_dir(tmp_path / "out", settings)
-    (work_dir / "checkpoint-1").mkdir()
-    (work_dir / "checkpoint-1" / "trainer_state.json").write_text('{"global_step": 1}')
-    assert _open_work_dir(tmp_path / "out", settings) == work_dir
+    open_work_dir(tmp_path / "out.partial", settings, unfinished=False)
+    open_work_dir(tmp_path / "out.partial", settings, unfinished=True)
+    with pytest.raises(ValueError, match="`seed` was 1, is 2"):
+        open_work_dir(tmp_path / "out.partial", settings | {"seed": 2}, unfinished=True)
+
+
+def test_a_run_stopped_within_an_epoch_sees_the_rows_that_were_left(tiny_model, reviews, tmp_path, monkeypatch):
+    # Three checkpoints an epoch, of which the last before the stop lies within the second epoch.
+    monkeypatch.setattr("compactbert.training.run.MAX_STEPS_PER_CHECKPOINT", 8)
+    compactbert.finetune(tiny_model, str(reviews), tmp_path / "whole", **SETTINGS)
+
+    def stop(self, args, state, control, **kwargs):
+        if state.global_step == 35:
+            raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("compactbert.training.run.StepClock.on_step_end", stop)
+        with pytest.raises(InterruptedError):
+            compactbert.finetune(tiny_model, str(reviews), tmp_path / "stopped", **SETTINGS)
+    assert (tmp_path / "stopped.partial" / "checkpoint-32").is_dir()
+    compactbert.finetune(tiny_model, str(reviews), tmp_path / "stopped", **SETTINGS)
+    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_budgets_shorten_a_run(tiny_model, reviews, tmp_path):
+    report = compactbert.finetune(tiny_model, str(reviews), tmp_path / "steps", max_steps=5, **SETTINGS)
+    assert report["steps"] == 5
+    report = compactbert.finetune(tiny_model, str(reviews), tmp_path / "minutes", max_minutes=0.001, **SETTINGS)
+    assert 1 <= report["steps"] < 92
 
 
 def test_early_stopping_stops_and_keeps_the_best(tiny_model, reviews, tmp_path):

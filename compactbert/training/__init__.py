@@ -1,6 +1,6 @@
 """Training on transformers' `Trainer`: fine-tuning, distillation, module replacing."""
 
-from .distillation import DistillationConfig, DistillationTrainer, distill
+from .distillation import DistillationConfig, DistillationTrainer, LossTerm, distill
 from .finetuning import finetune
 from .multitask import MultiTaskModel, TaskBatchSampler, multitask_collator
 from .theseus import TheseusConfig, TheseusTrainer, theseus
@@ -9,6 +9,7 @@ from .theseus import TheseusConfig, TheseusTrainer, theseus
 __all__ = [
     "DistillationConfig",
     "DistillationTrainer",
+    "LossTerm",
     "MultiTaskModel",
     "TaskBatchSampler",
     "TheseusConfig",

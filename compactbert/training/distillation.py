@@ -2,7 +2,7 @@
 
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.utils import find_labels
 
 from ..convert import load_pretrained
@@ -25,15 +25,34 @@ from .losses import (
     soft_target_loss,
 )
 from .multitask import MultiTaskModel, TaskBatchSampler
-from .run import TrainingRun, train_on_task
+from .run import ResumableTrainer, TrainingRun, train_on_task
 from .teacher import CACHE_LIMITS, LABELS, Observation, Request, TeacherCache, observe
 
 
 PROJECTIONS = "projections.safetensors"
 ATTENTION_DROPOUT = "attention.self.dropout"
-# A term of the user's: a loss of student and teacher on a batch.
-LossTerm = Callable[[Observation, Observation, Mapping[str, Tensor]], Tensor]
 LayerMap = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """
+    A term of your own.
+
+    Args:
+        function (callable):
+            Takes the student's and the teacher's [`~compactbert.training.teacher.Observation`] and the batch, and
+            returns a loss.
+        weight (`float`, *optional*, defaults to 1.0):
+            Its weight; a term of weight 0 is not called.
+        student, teacher ([`~compactbert.training.teacher.Request`], *optional*):
+            Hidden states, attention maps or queries, keys and values that it needs of either, beside the logits.
+    """
+
+    function: Callable[[Observation, Observation, Mapping[str, Tensor]], Tensor]
+    weight: float = 1.0
+    student: Request = Request()
+    teacher: Request = Request()
 
 
 @dataclass
@@ -104,7 +123,7 @@ WEIGHTS = (
 )
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(ResumableTrainer):
     """
     A [`~transformers.Trainer`] whose loss is a weighted sum of what the labels and one or more teachers say.
 
@@ -116,9 +135,8 @@ class DistillationTrainer(Trainer):
             student's checkpoint.
         args ([`DistillationConfig`]):
             Settings.
-        loss_terms (`dict` of name to `(weight, function)`, *optional*):
-            Further terms: functions of the student's and the teacher's [`~compactbert.training.teacher.Observation`]
-            and of the batch.
+        loss_terms (`dict` of name to [`LossTerm`], *optional*):
+            Further terms.
         kwargs:
             Further arguments of [`~transformers.Trainer`].
 
@@ -138,17 +156,17 @@ class DistillationTrainer(Trainer):
         teacher_model: PreTrainedModel | Sequence[PreTrainedModel] | Mapping[str, Any],
         args: DistillationConfig,
         *,
-        loss_terms: Mapping[str, tuple[float, LossTerm]] | None = None,
+        loss_terms: Mapping[str, LossTerm] | None = None,
         **kwargs: Any,
     ):
         students = model.models if isinstance(model, MultiTaskModel) else {"": model}
         by_task = teacher_model if isinstance(teacher_model, Mapping) else {"": teacher_model}
         if set(by_task) != set(students):
             raise ValueError(f"The teachers are for the tasks {sorted(by_task)}, the student for {sorted(students)}.")
-        for name, (weight, _) in (loss_terms or {}).items():
-            if weight < 0:
-                raise ValueError(f"The weight of {name!r} in `loss_terms` must not be negative, got {weight}.")
-        self.loss_terms = {name: term for name, term in (loss_terms or {}).items() if term[0]}
+        for name, term in (loss_terms or {}).items():
+            if term.weight < 0:
+                raise ValueError(f"The weight of {name!r} in `loss_terms` must not be negative, got {term.weight}.")
+        self.loss_terms = {name: term for name, term in (loss_terms or {}).items() if term.weight}
         weights = {name: getattr(args, name) for name in WEIGHTS}
         if not any(weights.values()) and not self.loss_terms:
             raise ValueError(f"All of {WEIGHTS} are 0: give at least one a weight.")
@@ -162,7 +180,7 @@ class DistillationTrainer(Trainer):
         if not all(self.teachers.values()):
             raise ValueError("`teacher_model` is an empty list: give at least one teacher.")
         self.pairs = {
-            (task, i): _Pair(students[task], teacher, args)  # type: ignore[arg-type]
+            (task, i): _Pair(students[task], teacher, args, self.loss_terms.values())  # type: ignore[arg-type]
             for task, teachers in self.teachers.items()
             for i, teacher in enumerate(teachers)
         }
@@ -178,7 +196,7 @@ class DistillationTrainer(Trainer):
             {
                 f"{task or 'task'}:{i}:{index}": nn.Linear(pair.student_width, pair.teacher_width)
                 for (task, i), pair in self.pairs.items()
-                for index in pair.student_request.hidden_states
+                for index in pair.compared_states
                 if pair.student_width != pair.teacher_width
             }
         )
@@ -247,12 +265,7 @@ class DistillationTrainer(Trainer):
             return (loss, outputs) if return_outputs else loss
 
         pairs = {key: pair for key, pair in self.pairs.items() if key[0] == task}
-        wanted = Request(
-            *(
-                tuple(sorted({i for pair in pairs.values() for i in getattr(pair.student_request, name)}))
-                for name in ("hidden_states", "attentions", "vectors")
-            )
-        )
+        wanted = Request().union(*(pair.student_request for pair in pairs.values()))
         student_model: Any = self.model.models[task] if isinstance(self.model, MultiTaskModel) else self.model
         student = observe(model, inputs, wanted, encoder=student_model)
         parts: dict[str, Tensor] = {}
@@ -268,8 +281,9 @@ class DistillationTrainer(Trainer):
             projected = {i: self._project(key, i, states) for i, states in student.hidden_states.items()}
             for name, value in pair.terms(student, teacher, projected, mask).items():
                 parts[name] = parts.get(name, 0.0) + value / len(pairs)
-            for name, (weight, function) in self.loss_terms.items():
-                parts[name] = parts.get(name, 0.0) + weight * function(student, teacher, inputs) / len(pairs)
+            for name, term in self.loss_terms.items():
+                value = term.weight * term.function(student, teacher, inputs)
+                parts[name] = parts.get(name, 0.0) + value / len(pairs)
         # As the Trainer weighs the loss; the last step of an epoch may have fewer batches.
         share = 1 / getattr(self, "current_gradient_accumulation_steps", 1)
         self._steps += share
@@ -330,7 +344,13 @@ class _ZeroGradients(TrainerCallback):
 class _Pair:
     """A student and one of its teachers: what to observe of both, and the terms that compare them."""
 
-    def __init__(self, student: PreTrainedModel, teacher: PreTrainedModel, args: DistillationConfig):
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel,
+        args: DistillationConfig,
+        loss_terms: Iterable[LossTerm],
+    ):
         self.args = args
         self.config = student.config
         _check_same_labels(student, teacher)
@@ -366,10 +386,12 @@ class _Pair:
                 hidden |= {pair[side] for pair in self.layer_map}
             attentions = {pair[side] for pair in self.attention_map} if args.attention_weight else set()
             vectors = {pair[side] for pair in self.relation_map} if args.relation_weight else set()
-            return Request(tuple(sorted(hidden)), tuple(sorted(attentions)), tuple(sorted(vectors)))
+            return Request(tuple(hidden), tuple(attentions), tuple(vectors))
 
         self.last = (student_layers, teacher_layers)
-        self.student_request, self.teacher_request = request(0), request(1)
+        self.compared_states = request(0).hidden_states
+        self.student_request = request(0).union(*(term.student for term in loss_terms))
+        self.teacher_request = request(1).union(*(term.teacher for term in loss_terms))
 
     def terms(
         self, student: Observation, teacher: Observation, projected: Mapping[int, Tensor], mask: Tensor

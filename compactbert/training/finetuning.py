@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
-from .run import Precision, TrainingRun, train_on_task
+from .run import Precision, ResumableTrainer, TrainingRun, train_on_task
 
 
 def finetune(
@@ -80,8 +80,8 @@ def finetune(
             `output_dir` is taken, or `<output_dir>.partial` belongs to a run with other arguments.
     """
 
-    def build_trainer(run: TrainingRun, loaded: PreTrainedModel) -> Trainer:
-        return Trainer(loaded, TrainingArguments(**run.arguments), **run.trainer_arguments)
+    def build_trainer(run: TrainingRun, loaded: PreTrainedModel) -> ResumableTrainer:
+        return ResumableTrainer(loaded, TrainingArguments(**run.arguments), **run.trainer_arguments)
 
     return train_on_task(
         model,

@@ -21,6 +21,7 @@ from transformers import (
     set_seed,
 )
 from transformers.trainer_callback import TrainerState
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..convert import load_pretrained
 from ..data import Task, data_collator, encode_task, encode_texts, length_limit, load_task, load_texts, score_logits
@@ -48,6 +49,31 @@ class TrainingRun:
     work_dir: Path
     nominal_steps: int
     report: dict[str, Any] = field(default_factory=dict)
+
+
+class ResumableTrainer(Trainer):
+    """A [`~transformers.Trainer`] that groups rows by length in an order that depends on seed and epoch alone, so that
+    a run that continues within an epoch sees the rows that were left. transformers' own sampler draws the order from
+    the global random state, which a checkpoint in the middle of an epoch does not bring back (seen in 5.23)."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            return _SeededLengthGroupedSampler(sampler.batch_size, lengths=sampler.lengths, seed=self.args.seed)
+        return sampler
+
+
+class _SeededLengthGroupedSampler(LengthGroupedSampler):
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths)
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self):
+        self.generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return super().__iter__()
 
 
 def train_on_task(
@@ -324,6 +350,7 @@ class StepClock(TrainerCallback):
 
 __all__ = [
     "Precision",
+    "ResumableTrainer",
     "StepClock",
     "TrainingRun",
     "check_free",

@@ -55,6 +55,14 @@ class Request:
     attentions: tuple[int, ...] = ()
     vectors: tuple[int, ...] = ()
 
+    def union(self, *others: "Request") -> "Request":
+        """What this and the others ask for, in order."""
+
+        def merged(name: str) -> tuple[int, ...]:
+            return tuple(sorted({index for request in (self, *others) for index in getattr(request, name)}))
+
+        return Request(merged("hidden_states"), merged("attentions"), merged("vectors"))
+
 
 def observe(
     model: nn.Module, inputs: Mapping[str, Any], request: Request, encoder: PreTrainedModel | None = None

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
 from ..compression import PruningPlan, prune
 from ..structure import layers_of
-from .run import TrainingRun, train_on_task
+from .run import ResumableTrainer, TrainingRun, train_on_task
 
 
 @dataclass
@@ -49,7 +49,7 @@ class TheseusConfig(TrainingArguments):
             raise ValueError(f"`nominal_steps` must be at least 1, got {self.nominal_steps}.")
 
 
-class TheseusTrainer(Trainer):
+class TheseusTrainer(ResumableTrainer):
     """
     A [`~transformers.Trainer`] of a successor with fewer layers. In every step each of its layers stands, with
     probability p, in place of the group of predecessor layers that it is to replace; the other groups stay the
