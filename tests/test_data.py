@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from compactbert.data import TASKS, compute_metrics, encode_task, encode_texts, load_task, score_logits
+from compactbert.data import TASKS, compute_metrics, encode_task, encode_texts, load_task, load_texts, score_logits
 from compactbert.data.docstrings import AREA_NAMES, read_docstrings
 
 
@@ -107,6 +107,18 @@ def test_the_problem_is_told_from_the_labels(tmp_path, columns, problem, names, 
     task = load_task(str(tmp_path))
     assert (task.problem, task.label_names) == (problem, names)
     assert task.evaluation["label"][0] == first
+
+
+def test_texts_need_no_labels(tmp_path):
+    path = write(tmp_path / "texts.csv", text=["a", "b", "c", "d"])
+    assert load_texts(path) == [["a", "b", "c", "d"]]
+    sample = load_texts(path, max_rows=2)
+    assert sample == load_texts(path, max_rows=2)
+    assert len(sample[0]) == 2
+    pairs = write(tmp_path / "pairs.jsonl", one=["a"], two=["b"])
+    assert load_texts(pairs, text_columns=["one", "two"]) == [["a"], ["b"]]
+    with pytest.raises(ValueError, match=r"The texts of .* has no column 'text'"):
+        load_texts(pairs)
 
 
 def test_samples_are_fixed(tmp_path):

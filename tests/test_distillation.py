@@ -1,10 +1,4 @@
 import copy
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -15,14 +9,12 @@ from safetensors.torch import load_file
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 from transformers import TrainerCallback
 
-import compactbert
 from compactbert.training import (
     DistillationConfig,
     DistillationTrainer,
     LossTerm,
     MultiTaskModel,
     TaskBatchSampler,
-    distill,
     multitask_collator,
 )
 from compactbert.training.losses import cosine_loss
@@ -823,80 +815,3 @@ def test_hard_labels_need_labels(tmp_path):
     trainer = make_trainer(tmp_path, make_student(), make_teacher())
     with pytest.raises(ValueError, match="`hard_label_weight` needs rows with labels: set it to 0"):
         loss_on(trainer, make_rows().remove_columns("labels"))
-
-
-# The stage
-
-
-SETTINGS = {"epochs": 3, "learning_rate": 3e-3, "batch_size": 16, "max_length": 16}
-
-
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory, tiny_model, minilm_tokenizer):
-    """A task, a teacher that has learnt it, and a student of another family and width."""
-    folder = tmp_path_factory.mktemp("stage")
-    rows = [f"film {i % 7} is {'good' if i % 2 else 'bad'},{'pos' if i % 2 else 'neg'}" for i in range(100)]
-    (folder / "reviews.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
-    task = str(folder / "reviews.csv")
-    compactbert.finetune(tiny_model, task, folder / "teacher", **SETTINGS | {"epochs": 6})
-    student = make("mobilebert_md-uniform", "single_label", 1, num_hidden_layers=2, vocab_size=len(minilm_tokenizer))
-    student.base_model.save_pretrained(folder / "student")
-    minilm_tokenizer.save_pretrained(folder / "student")
-    return SimpleNamespace(task=task, teacher=folder / "teacher", student=folder / "student")
-
-
-def test_a_killed_distillation_continues_to_the_same_weights(stage, tmp_path):
-    terms = {"teacher": str(stage.teacher), "hidden_state_weight": 1.0, "teacher_cache": str(tmp_path / "cache")}
-    report = distill(stage.student, stage.task, tmp_path / "whole", **terms, **SETTINGS)
-    assert report == json.loads((tmp_path / "whole" / "metrics.json").read_text())
-    assert report["settings"]["hidden_state_weight"] == 1.0
-    assert report["steps"] == 18
-    assert not (tmp_path / "whole.partial").exists()
-    names = {path.name for path in (tmp_path / "whole").iterdir()}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "metrics.json"} <= names
-    assert not [name for name in names if "projection" in name]
-    assert [row["label"] for row in compactbert.predict(tmp_path / "whole", ["film is good"])] in (["pos"], ["neg"])
-
-    arguments = [str(stage.student), stage.task, str(tmp_path / "killed")]
-    code = f"from compactbert.training import distill\ndistill(*{arguments!r}, **{terms | SETTINGS!r})"
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "killed.partial").glob("checkpoint-*/trainer_state.json")):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "killed").exists()
-    distill(*arguments, **terms, **SETTINGS)
-    assert_same(*(load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")))
-
-
-def test_a_teacher_with_another_tokenizer_is_refused(stage, tmp_path):
-    teacher = tmp_path / "teacher"
-    teacher.mkdir()
-    for path in stage.teacher.iterdir():
-        (teacher / path.name).write_bytes(path.read_bytes())
-    text = (teacher / "tokenizer.json").read_text()
-    assert '"film"' in text
-    (teacher / "tokenizer.json").write_text(text.replace('"film"', '"flim"'))
-    with pytest.raises(ValueError, match=r"different tokenizers \(30522 and 30522 tokens; they differ in .*film"):
-        distill(stage.student, stage.task, tmp_path / "out", teacher=teacher, **SETTINGS)
-    assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"temperature": 0.0}, "`temperature` must be positive"),
-        ({"relation_weight": 1.0, "teacher_cache": "cache"}, "set `teacher_cache=None`"),
-        ({"teacher": "student"}, "has no trained weights for .*: fine-tune it on the task first"),
-    ],
-)
-def test_a_distillation_that_cannot_work_leaves_no_output(stage, tmp_path, settings, message):
-    settings = {"teacher": stage.teacher} | settings | SETTINGS
-    if settings["teacher"] == "student":
-        settings["teacher"] = stage.student
-    with pytest.raises(ValueError, match=message):
-        distill(stage.student, stage.task, tmp_path / "out", **settings)
-    assert list(tmp_path.iterdir()) == []

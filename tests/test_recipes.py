@@ -331,6 +331,33 @@ def test_bad_arguments_leave_no_output(tiny_model, module_reviews, tmp_path, cha
     assert list(tmp_path.iterdir()) == []
 
 
+def test_texts_that_are_missing_are_missed_before_anything_runs(tiny_model, module_reviews, tmp_path, monkeypatch):
+    monkeypatch.delenv("COMPACTBERT_DATA", raising=False)
+    with pytest.raises(ValueError, match="Task 'mnli' is not in a data folder"):
+        compactbert.compress(tiny_model, str(module_reviews), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shares_and_every_other_layer_fit_any_model(tiny_model, module_reviews, tmp_path):
+    from compactbert.recipes.stages import prune
+
+    compactbert.finetune(tiny_model, str(module_reviews), tmp_path / "tuned", epochs=1, **TRAIN)
+    prune(tmp_path / "tuned", str(module_reviews), tmp_path / "out", every=3, heads=0.5, ffn=0.25, rows=16)
+    plan = PruningPlan.load(tmp_path / "out" / "pruning_plan.json")
+    # The tiny model has 3 layers, up to 4 heads and up to 24 neurons.
+    assert [(layer.layer, len(layer.heads), len(layer.networks[0])) for layer in plan.layers] == [(2, 2, 6)]
+    prune(tmp_path / "tuned", str(module_reviews), tmp_path / "first", first=0.67, rows=16)
+    assert [layer.layer for layer in PruningPlan.load(tmp_path / "first" / "pruning_plan.json").layers] == [0, 1]
+    for options, message in (
+        ({"every": 2}, "`every` must divide the model's 3 layers, got 2"),
+        ({"every": 0}, "`every` must divide the model's 3 layers, got 0"),
+        ({"first": 4}, "`layers` of the model must be ascending indices below 3"),
+        ({"every": 3, "layers": [0]}, "Give one of `every`, `first` and `layers`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prune(tmp_path / "tuned", str(module_reviews), tmp_path / "other", **options)
+
+
 def test_a_prune_stage_leaves_its_plan(tiny_model, module_reviews, tmp_path):
     from compactbert.recipes.stages import prune
 

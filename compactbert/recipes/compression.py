@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from ..benchmark import parse_shape
 from ..convert import resolve_model
+from ..data import load_task, load_texts
 from ..training.run import check_free, open_work_dir, work_dir_of
 from .recipe import Recipe, check_order, epochs_of, first_shrinking, load_recipe
 from .report import build_report, write_card, write_plot
@@ -92,6 +93,7 @@ def compress(
         stages = stages[1:]
     check_order(stages, f"the recipe {loaded.name!r}", finetuned)
     check_free(output_dir)
+    _check_data([*stages, *(stage for items in loaded.baselines.values() for stage in items)], data_dir)
     settings["recipe"] = _as_data(stages, loaded.baselines)
     settings = json.loads(json.dumps(settings, default=str))
     work_dir = work_dir_of(output_dir)
@@ -134,6 +136,14 @@ def compress(
     finished.replace(output_dir)
     shutil.rmtree(work_dir)
     return report
+
+
+def _check_data(stages: Sequence[Stage], data_dir: str | Path | None) -> None:
+    """Reads what stages need beside the job's own task: what is missing is missed before hours of work, not after."""
+    for name in dict.fromkeys(stage.settings["task"] for stage in stages if "task" in stage.settings):
+        load_task(name, data_dir)
+    for name in dict.fromkeys(stage.settings["texts"] for stage in stages if "texts" in stage.settings):
+        load_texts(name, data_dir)
 
 
 class _Budget:

@@ -14,6 +14,7 @@ from ..compression.importance import Method
 from ..convert import load_pretrained
 from ..data import data_collator, encode_task, length_limit, load_task
 from ..evaluation import evaluate
+from ..structure import layer_shapes
 from ..training import distill, finetune, theseus
 from ..training.run import check_free, open_work_dir, publish, work_dir_of
 
@@ -23,9 +24,11 @@ def prune(
     task: str,
     output_dir: str | Path,
     *,
+    every: int | None = None,
+    first: float | None = None,
     layers: int | Sequence[int] | None = None,
-    heads: int | None = None,
-    ffn: int | None = None,
+    heads: float | None = None,
+    ffn: float | None = None,
     networks: int | None = None,
     parameters: float | None = None,
     macs: float | None = None,
@@ -47,8 +50,11 @@ def prune(
     Args:
         model (`str` or `Path`), task (`str`), output_dir (`str` or `Path`):
             As in [`finetune`]. Training rows are scored, evaluation rows where there are no others.
+        every (`int`, *optional*), first (`float`, *optional*):
+            In place of `layers`: keep the last of every so many layers; or the first ones, a number or a share.
         layers, heads, ffn, networks, parameters, macs, uneven:
-            What to keep; see [`~compactbert.compression.plan_pruning`].
+            What to keep; see [`~compactbert.compression.plan_pruning`]. `heads` and `ffn` below 1 are shares of what
+            the widest layer has, so that a recipe serves models of any size.
         method (`"gradient"`, `"self_supervised"` or `"random"`, *optional*, defaults to `"gradient"`), iterations \
 (`int`, *optional*, defaults to 1):
             See [`~compactbert.compression.prune_iteratively`].
@@ -65,6 +71,15 @@ def prune(
     started = time.perf_counter()
     loaded_task = load_task(task, data_dir, **task_options)
     loaded, tokenizer = load_pretrained(model, loaded_task.head, trust_remote_code, require_head=True)
+    shapes = layer_shapes(loaded.config)
+    if sum(choice is not None for choice in (every, first, layers)) > 1:
+        raise ValueError(f"Give one of `every`, `first` and `layers`, got {every}, {first} and {layers}.")
+    if every is not None:
+        if not 1 <= every <= len(shapes) or len(shapes) % every:
+            raise ValueError(f"`every` must divide the model's {len(shapes)} layers, got {every}.")
+        layers = range(every - 1, len(shapes), every)
+    elif first is not None:
+        layers = range(_count(first, len(shapes)) or 0)
     dataset = loaded_task.evaluation if loaded_task.train is None else loaded_task.train
     sample = dataset.shuffle(seed=seed).select(range(min(rows, len(dataset))))
     encoded, _ = encode_task(loaded_task, sample, tokenizer, length_limit(loaded.config, tokenizer, max_length))
@@ -78,8 +93,8 @@ def prune(
         layers=layers if layers is None or isinstance(layers, int) else list(layers),
         seed=seed,
         sequence_length=max_length,
-        heads=heads,
-        ffn=ffn,
+        heads=_count(heads, max(shape.heads for shape in shapes)),
+        ffn=_count(ffn, max(shape.neurons for shape in shapes)),
         networks=networks,
         parameters=parameters,
         macs=macs,
@@ -96,6 +111,13 @@ def prune(
     }
     publish(pruned, tokenizer, report, Path(output_dir), {"pruning_plan.json": plan.to_json()})
     return report
+
+
+def _count(target: float | None, most: int) -> int | None:
+    """A number, or a share of the most there is."""
+    if target is None:
+        return None
+    return max(1, round(target * most)) if 0 < target < 1 else int(target)
 
 
 def prune_vocabulary(
