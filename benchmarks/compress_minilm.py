@@ -22,6 +22,7 @@ import compactbert
 from compactbert.benchmark import environment
 from compactbert.compression import count_parameters
 from compactbert.convert import load_pretrained
+from compactbert.files import write_text
 from compactbert.recipes import load_recipe
 from compactbert.recipes.stages import STAGES, TRAINING
 
@@ -54,7 +55,7 @@ BASELINES = {
     "first three layers, fine-tuned": [{"prune": {"layers": [0, 1, 2], "heads": 8, "ffn": 1024}}, FINETUNE],
     "logits distillation": [BEST_THREE, {"distill": {"epochs": 1, "learning_rate": 1e-4, **LOGITS}}],
     "Theseus": [
-        {"theseus": {"layers": 3, "epochs": 2, "learning_rate": 1e-4}},
+        {"theseus": {"layers": 3, "successor_layers": [1, 3, 5], "epochs": 2, "learning_rate": 1e-4}},
         {"prune": {"heads": 8, "ffn": 1024}},
         FINETUNE,
     ],
@@ -79,7 +80,7 @@ def record(path: tuple[str, ...], value: object) -> None:
             place = place.setdefault(key, {})
         place[path[-1]] = value
         results["environment"] = environment()
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        write_text(RESULTS, json.dumps(results, indent=1) + "\n")
 
 
 def recorded(*path: str) -> bool:

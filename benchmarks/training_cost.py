@@ -16,7 +16,8 @@ import typer
 
 import compactbert
 from compactbert.benchmark import environment
-from compactbert.recipes.stages import distill, finetune, prune, theseus
+from compactbert.recipes.stages import prune_on_task
+from compactbert.training import distill, finetune, theseus
 
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -43,10 +44,10 @@ def main(
     if not teacher.exists():
         finetune("minilm", task, teacher, max_steps=4, **shared)
     if not student.exists():
-        prune(teacher, task, student, layers=[1, 3, 5], heads=8, ffn=1024, rows=64, **shared)
+        prune_on_task(teacher, task, student, layers=[1, 3, 5], heads=8, ffn=1024, rows=64, **shared)
     if not narrow.exists():
         # Six layers of the student's width: what Theseus halves.
-        prune(teacher, task, narrow, heads=8, ffn=1024, rows=64, **shared)
+        prune_on_task(teacher, task, narrow, heads=8, ffn=1024, rows=64, **shared)
 
     def seconds(name: str, stage, model: Path, **settings) -> float:
         output = work_dir / "step"

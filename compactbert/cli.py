@@ -69,10 +69,7 @@ def compress(
     problem: Problem = None,
     max_minutes: Annotated[float | None, typer.Option(help="Budget for all training of one seed.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="The same, in steps.")] = None,
-    shape: Annotated[list[str], typer.Option(help="Rows x tokens at which latency is measured.")] = [  # noqa: B006
-        "1x128",
-        "32x128",
-    ],
+    shape: Annotated[list[str] | None, typer.Option(help="Rows x tokens at which latency is measured.")] = None,
     max_train_rows: MaxTrainRows = None,
     max_evaluation_rows: MaxEvaluationRows = None,
     seed: Seed = 42,
@@ -96,7 +93,7 @@ def compress(
             problem=problem,
             max_minutes=max_minutes,
             max_steps=max_steps,
-            shapes=shape,
+            shapes=shape or None,
             max_train_rows=max_train_rows,
             max_evaluation_rows=max_evaluation_rows,
             seed=seed,
@@ -265,16 +262,10 @@ def _show_finetune(report: dict[str, Any], output: Path) -> None:
 
 
 def _show_compression(report: dict[str, Any], output: Path) -> None:
-    from compactbert.recipes.report import table_rows
+    from compactbert.recipes.report import summary, table_rows
 
     _show(f"{report['recipe']['name']} on {report['task']}", *table_rows(report))
-    result = report["result"]
-    speedups = [f"{value:.1f}x at {name.removeprefix('speedup_')}" for name, value in result.items() if "speed" in name]
-    _say(
-        f"{output}: {result['quality_kept']:.1%} of {report['teacher']!r} in {report['metric']}, with "
-        f"{result['encoder_share']:.1%} of its encoder and {result['total_share']:.1%} of all its parameters; "
-        f"{', '.join(speedups)}. Picture: {output / 'report.png'}"
-    )
+    _say(f"{output}: {summary(report)} Picture: {output / 'report.png'}")
 
 
 def _write_json(result: dict[str, Any], path: Path | None) -> None:

@@ -46,7 +46,7 @@ def test_compress_shows_the_table_and_writes_json(tiny_model, reviews, tmp_path)
     result = run("compress", *arguments, "--shape", "1x8", "--json", tmp_path / "report.json")
     assert result.exit_code == 0, result.output
     assert "distill" in result.stdout
-    assert "of its encoder" in result.stderr
+    assert "of the teacher's encoder" in result.stderr
     assert json.loads((tmp_path / "report.json").read_text())["points"][-1]["name"] == "distill"
 
 

@@ -815,3 +815,14 @@ def test_hard_labels_need_labels(tmp_path):
     trainer = make_trainer(tmp_path, make_student(), make_teacher())
     with pytest.raises(ValueError, match="`hard_label_weight` needs rows with labels: set it to 0"):
         loss_on(trainer, make_rows().remove_columns("labels"))
+
+
+def test_a_cache_that_the_disk_has_no_room_for_is_done_without(tmp_path, monkeypatch, caplog):
+    usage = SimpleNamespace(free=1000)
+    monkeypatch.setattr("compactbert.training.teacher.shutil.disk_usage", lambda path: usage)
+    terms = NO_TERM | {"cosine_weight": 1.0}
+    trainer = make_trainer(tmp_path, make_student(), make_teacher(), **terms, teacher_cache=str(tmp_path / "cache"))
+    assert "the teacher runs in every step instead" in caplog.text
+    assert trainer.caches == {}
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert loss_on(trainer, make_rows()).item() > 0

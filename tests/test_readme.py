@@ -30,7 +30,8 @@ def demo_run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("compactbert.recipes.demonstration.TRAIN_ROWS", 64)
         patch.setattr("compactbert.recipes.demonstration.EVALUATION_ROWS", 32)
-        patch.setattr("compactbert.recipes.compression.DEFAULT_SHAPES", ("1x16",))
+        patch.setattr("compactbert.recipes.checks.DEFAULT_ROWS", (1,))
+        patch.setattr("compactbert.recipes.checks.DEFAULT_LENGTH", 16)
         return folder, compactbert.demo(folder / "compactbert-demo")
 
 

@@ -15,6 +15,7 @@ from compactbert.compression import PruningPlan
 from compactbert.hub import classify_in_clean_process
 from compactbert.recipes import list_recipes, load_recipe
 from compactbert.recipes.report import table_rows
+from compactbert.recipes.stages import prune_on_task
 
 
 TRAIN = {"learning_rate": 3e-3, "batch_size": 8, "max_length": 16}
@@ -126,6 +127,7 @@ def test_the_card_says_where_its_figures_come_from(compressed, tiny_model, modul
     assert card.data.base_model is None
     assert "More Information Needed" not in card.text
     assert "measured by the run that made this model" in card.text
+    assert "on the\n20 rows of the split `held_out`" in card.text
     for row in table_rows(report)[1]:
         assert f"| {' | '.join(row)} |" in card.text
     # Nothing of this machine is published.
@@ -183,6 +185,15 @@ def test_a_full_disk_loses_nothing(tiny_model, module_reviews, tmp_path, monkeyp
     assert report["points"][-1]["name"] == "distill"
 
 
+def test_a_job_killed_after_its_end_is_done(compressed, tiny_model, module_reviews):
+    output, report = compressed
+    work_dir = output.with_name("small-reviews.partial")
+    (work_dir / "seed-42").mkdir(parents=True)
+    again = compactbert.compress(tiny_model, str(module_reviews), output, recipe=RECIPE, seeds=2, shapes=SHAPES)
+    assert again == report
+    assert not work_dir.exists()
+
+
 def test_an_unfinished_job_with_other_settings_is_refused(tiny_model, module_reviews, tmp_path, monkeypatch):
     def stop(*args, **kwargs):
         raise OSError("stop")
@@ -211,8 +222,13 @@ def test_transfer_steps_and_theseus(tiny_model, module_reviews, tmp_path):
         ]
     }
     report = compactbert.compress(tiny_model, str(module_reviews), tmp_path / "out", recipe=recipe, shapes=["1x8"])
-    # Stages on other tasks have no figure of this one.
+    # Stages on other tasks have no figure of this one, and no teacher of it to compare with.
     assert [point["name"] for point in report["points"]] == ["the task"]
+    assert report["teacher"] is report["result"] is None
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "there is no teacher to compare with" in card
+    # Nor is the folder of a task published.
+    assert str(tmp_path) not in card + (tmp_path / "out" / "report.json").read_text()
     assert report["points"][0]["metrics"]["accuracy"]["mean"] == 1.0
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["num_hidden_layers"], config["num_attention_heads"]) == (1, 2)
@@ -224,7 +240,7 @@ def test_a_budget_of_steps_is_split_by_epochs(tiny_model, module_reviews, tmp_pa
         tiny_model, str(module_reviews), tmp_path / "out", recipe=RECIPE, shapes=["1x8"], max_steps=25
     )
     steps = {point["name"]: point["steps"] for point in report["points"]}
-    # Epochs are 2, 2 and 1; a stage's own length (23 steps an epoch) is the limit.
+    # Epochs are 2, 2 and 1.
     assert (steps["teacher"], steps["distill"], steps["first layer"]) == (10, 10, 5)
 
 
@@ -244,8 +260,15 @@ def test_a_finetuned_model_skips_the_first_stage(tiny_model, module_reviews, tmp
     report = compactbert.compress(tmp_path / "tuned", str(module_reviews), tmp_path / "out", **options)
     assert [point["name"] for point in report["points"]] == ["given model", "two layers"]
     assert report["teacher"] == "given model"
-    with pytest.raises(ValueError, match="fine-tune it on the task first"):
-        compactbert.compress(tiny_model, str(module_reviews), tmp_path / "other", **options)
+    other = tmp_path / "other.csv"
+    pd.DataFrame({"text": ["a b", "c d"] * 20, "label": ["up", "down"] * 20}).to_csv(other, index=False)
+    with pytest.raises(
+        ValueError, match=r"it predicts \['neg', 'pos'\], the task's labels are, in order, \['down', 'up'\]"
+    ):
+        compactbert.compress(tmp_path / "tuned", str(other), tmp_path / "other", **options)
+    options["recipe"] = {"stages": ["finetune"]}
+    with pytest.raises(ValueError, match="only fine-tunes"):
+        compactbert.compress(tmp_path / "tuned", str(module_reviews), tmp_path / "other", **options)
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -253,6 +276,12 @@ def test_shipped_recipes_are_in_order(name):
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe.description
+
+
+def test_small_numbers_are_numbers_as_people_write_them(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("stages: [{finetune: {learning_rate: 1e-4, epochs: 2}}]")
+    assert load_recipe(path).stages[0].settings == {"learning_rate": 1e-4, "epochs": 2}
 
 
 def test_the_papers_recipe_has_the_papers_figures():
@@ -286,6 +315,22 @@ FINETUNE, PRUNE, DISTILL = {"finetune": {}}, {"prune": {"heads": 2}}, {"distill"
         ([{"theseus": {"layers": 1}}], "needs a fine-tuned model"),
         ([FINETUNE, DISTILL], "its own teacher"),
         ([FINETUNE, PRUNE, {"prune_vocabulary": {}}, DISTILL], "read different tokens"),
+        (
+            [{"finetune": {"name": "a"}}, {"prune_vocabulary": {}}, PRUNE, {"distill": {"teacher": "a"}}],
+            "read different",
+        ),
+        ([{"finetune": {"task": "mnli"}}, PRUNE, DISTILL], "has a teacher for another task than its own"),
+        (["prune_vocabulary", FINETUNE], "needs a fine-tuned model"),
+        ([FINETUNE, {"prune_vocabulary": {"task": "mnli"}}], "is for another task"),
+        ([FINETUNE, {"theseus": {}}], "needs `layers`"),
+        ([{"finetune": {"epochs": "abc"}}], r"has `epochs: 'abc'`: expected float"),
+        ([{"finetune": {"batch_size": 1.5}}], r"has `batch_size: 1.5`: expected int"),
+        ([{"finetune": {"name": "a"}}, {"finetune": {"name": "a"}}], "Two stages of .* are called 'a'"),
+        ([FINETUNE, {"theseus": {"layers": 2}}], "finds 3 layers, but `layers` .2. must divide them"),
+        ([FINETUNE, {"prune": {"every": 2}}], "finds 3 layers, but `every` .2. must divide them"),
+        ([FINETUNE, {"prune": {"layers": [0, 3]}}], r"finds 3 layers, but is to keep \[0, 3\]"),
+        ([FINETUNE, {"prune": {"first": 0.3}}, {"prune": {"layers": 2}}], "finds 1 layers, but is to keep 2"),
+        ([{"finetune": {}}, {"finetune": {"task": "sst3"}}, FINETUNE], "needs data that cannot be read. Unknown task"),
         ([FINETUNE, PRUNE, {"distill": {"teacher": "nobody"}}], "names the teacher 'nobody'"),
         ([{"finetune": {"task": "mnli"}}, {"theseus": {"layers": 1}}], "is for another task"),
         ([FINETUNE, {"finetune": {"task": "mnli"}}], "ends with a model for the task 'mnli'"),
@@ -323,6 +368,10 @@ def test_unreadable_recipes_are_refused(text, message, tmp_path):
         ({"max_steps": 0}, "`max_steps` must be positive"),
         ({"max_minutes": -1.0}, "`max_minutes` must be positive"),
         ({"shapes": ["128"]}, "rows x tokens"),
+        ({"shapes": ["1x65"]}, "1x65 is longer than the model takes: 64 tokens"),
+        ({"learning_rate": 1e-4}, r"Unknown options \['learning_rate'\]"),
+        ({"label_column": "stars"}, "has no column 'stars'"),
+        ({"finetuned": True}, "fine-tune it on the task first"),
     ],
 )
 def test_bad_arguments_leave_no_output(tiny_model, module_reviews, tmp_path, change, message):
@@ -339,14 +388,12 @@ def test_texts_that_are_missing_are_missed_before_anything_runs(tiny_model, modu
 
 
 def test_shares_and_every_other_layer_fit_any_model(tiny_model, module_reviews, tmp_path):
-    from compactbert.recipes.stages import prune
-
     compactbert.finetune(tiny_model, str(module_reviews), tmp_path / "tuned", epochs=1, **TRAIN)
-    prune(tmp_path / "tuned", str(module_reviews), tmp_path / "out", every=3, heads=0.5, ffn=0.25, rows=16)
+    prune_on_task(tmp_path / "tuned", str(module_reviews), tmp_path / "out", every=3, heads=0.5, ffn=0.25, rows=16)
     plan = PruningPlan.load(tmp_path / "out" / "pruning_plan.json")
     # The tiny model has 3 layers, up to 4 heads and up to 24 neurons.
     assert [(layer.layer, len(layer.heads), len(layer.networks[0])) for layer in plan.layers] == [(2, 2, 6)]
-    prune(tmp_path / "tuned", str(module_reviews), tmp_path / "first", first=0.67, rows=16)
+    prune_on_task(tmp_path / "tuned", str(module_reviews), tmp_path / "first", first=0.67, rows=16)
     assert [layer.layer for layer in PruningPlan.load(tmp_path / "first" / "pruning_plan.json").layers] == [0, 1]
     for options, message in (
         ({"every": 2}, "`every` must divide the model's 3 layers, got 2"),
@@ -355,14 +402,12 @@ def test_shares_and_every_other_layer_fit_any_model(tiny_model, module_reviews, 
         ({"every": 3, "layers": [0]}, "Give one of `every`, `first` and `layers`"),
     ):
         with pytest.raises(ValueError, match=message):
-            prune(tmp_path / "tuned", str(module_reviews), tmp_path / "other", **options)
+            prune_on_task(tmp_path / "tuned", str(module_reviews), tmp_path / "other", **options)
 
 
 def test_a_prune_stage_leaves_its_plan(tiny_model, module_reviews, tmp_path):
-    from compactbert.recipes.stages import prune
-
     compactbert.finetune(tiny_model, str(module_reviews), tmp_path / "tuned", epochs=1, **TRAIN)
-    report = prune(tmp_path / "tuned", str(module_reviews), tmp_path / "out", layers=2, heads=2, rows=16)
+    report = prune_on_task(tmp_path / "tuned", str(module_reviews), tmp_path / "out", layers=2, heads=2, rows=16)
     plan = PruningPlan.load(tmp_path / "out" / "pruning_plan.json")
     assert [row["layer"] for row in report["plan"]] == [layer.layer for layer in plan.layers]
     assert {len(layer.heads) for layer in plan.layers} == {2}

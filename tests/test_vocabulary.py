@@ -307,6 +307,13 @@ def test_min_count_size_and_keep_decide_what_stays():
     assert kept(texts=TEXTS, size=1000) == kept(texts=TEXTS)
     assert kept(texts=TEXTS, size=len(always) + 2, keep=["sleeps"]) == {"sleeps", "the"}
     assert kept(keep=["sleeps", "café"]) == {"sleeps", "café", "é", "##é"}
+    # Scores decide in place of counts, among the tokens that occur.
+    vocab = tokenizer.get_vocab()
+    importance = np.zeros(model.config.vocab_size)
+    importance[[vocab["fence"], vocab["red"], vocab["sleeps"]]] = 3.0, 2.0, 9.0
+    assert kept(texts=TEXTS, size=len(always) + 2, importance=importance) == {"fence", "red"}
+    with pytest.raises(ValueError, match="`importance` must have a score for each"):
+        kept(texts=TEXTS, importance=importance[1:])
 
 
 def test_bpe_fills_the_size_with_whole_families():

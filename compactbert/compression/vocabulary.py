@@ -76,6 +76,7 @@ def prune_vocabulary(
     keep: Iterable[str] = (),
     min_count: int = 1,
     size: int | None = None,
+    importance: np.ndarray | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     A model and its tokenizer with fewer tokens. A text whose tokens are all kept is split into the same tokens and gets
@@ -103,6 +104,9 @@ def prune_vocabulary(
         size (`int`, *optional*):
             Tokens to keep in all. The most frequent ones fill what the tokens above leave; of equally frequent ones,
             those with the lowest id. The vocabulary is smaller if fewer tokens occur `min_count` times.
+        importance (`np.ndarray` of shape `(vocab_size,)`, *optional*):
+            Scores by token id, such as [`Importance`]'s `vocabulary`, that decide in place of the counts which of the
+            tokens that occur `size` keeps.
 
     Returns:
         `tuple`: The model, of the same class with a smaller `config.vocab_size`, and the tokenizer, of the same class.
@@ -139,6 +143,11 @@ def prune_vocabulary(
         raise ValueError(
             f"`min_count` must be at least 1, got {min_count}: to keep unseen tokens, name them in `keep`."
         )
+    if importance is not None and importance.shape != (model.config.vocab_size,):
+        raise ValueError(
+            f"`importance` must have a score for each of the model's {model.config.vocab_size} tokens, got shape "
+            f"{importance.shape}: score this model."
+        )
     ids_to_counts = count_tokens(tokenizer, () if texts is None else texts)
     counts = {token: int(ids_to_counts[index]) for token, index in vocab.items() if ids_to_counts[index]}
     if not counts and not keep:
@@ -155,7 +164,8 @@ def prune_vocabulary(
             f"always kept; got {size}."
         )
     frequent = [token for token, count in counts.items() if count >= min_count]
-    for token in sorted(frequent, key=lambda token: (-counts[token], vocab[token])):
+    scores = ids_to_counts if importance is None else importance
+    for token in sorted(frequent, key=lambda token: (-scores[vocab[token]], vocab[token])):
         added = _with_sources({token}, sources) - kept
         if size is None or len(kept) + len(added) <= size:
             kept |= added

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,20 @@ from tqdm.auto import tqdm
 
 from ..benchmark import parse_shape
 from ..convert import resolve_model
-from ..data import load_task, load_texts
+from ..data import TASKS
+from ..evaluation import evaluate
 from ..training.run import check_free, open_work_dir, work_dir_of
-from .recipe import Recipe, check_order, epochs_of, first_shrinking, load_recipe
+from .checks import check_data, check_model
+from .recipe import TASK_SETTINGS, Recipe, check_order, epochs_of, first_shrinking, load_recipe
 from .report import build_report, write_card, write_plot
 from .stages import SHRINKING, STAGES, TRAINING, Stage, StageResult
 
 
 DEFAULT_RECIPE = "smbert-minilm"
-DEFAULT_SHAPES = ("1x128", "32x128")
 # Settings that say where things are on this machine, which is nobody's business where the report is published.
 PRIVATE = ("data_dir", "output_dir")
+# Settings that a job may be continued with other values of: nothing that is done depends on them.
+MAY_CHANGE = ("data_dir", "seeds", "shapes")
 
 
 def compress(
@@ -58,17 +60,18 @@ def compress(
         recipe (`str`, `Path`, `dict` or [`Recipe`], *optional*, defaults to `"smbert-minilm"`):
             Name of a shipped recipe, a YAML file, or a recipe of the same form.
         finetuned (`bool`, *optional*, defaults to `False`):
-            `model` is fine-tuned on this task already: the recipe's first stage, if it is `finetune`, is left out.
+            `model` is fine-tuned on this task already: the `finetune` stages that the recipe begins with are left out.
         seed (`int`, *optional*, defaults to 42), seeds (`int`, *optional*, defaults to 1):
             Carry out the recipe with the seeds `seed`, `seed + 1`, ...; quality is reported with its spread, and the
             model of the first seed is what is left.
         max_minutes (`float`, *optional*), max_steps (`int`, *optional*):
             A budget for all training of one seed and its baselines, split over the stages in proportion to their
-            epochs; schedules shrink with it. A stage never trains longer than its recipe says.
+            epochs (of whatever data); schedules shrink with it. A stage never trains longer than its recipe says.
+            Teacher passes and evaluations come on top.
         shapes (list of `str`, *optional*):
-            Rows x tokens at which latency is measured; `None` is `"1x128"` and `"32x128"`.
+            Rows x tokens at which latency is measured; `None` is `"1x128"` and `"32x128"`, or the model's length.
         data_dir (`str` or `Path`, *optional*), trust_remote_code (`bool`, *optional*), task_options:
-            As in [`~compactbert.finetune`].
+            As in [`~compactbert.data.load_task`].
 
     Returns:
         `dict`: what is written to `report.json`: `points`, one per stage and baseline with parameters, bytes, MACs,
@@ -79,54 +82,73 @@ def compress(
             belongs to a run with other arguments.
     """
     settings = {name: value for name, value in locals().items() if name != "task_options"} | task_options
-    started = time.perf_counter()
-    output_dir = Path(output_dir)
+    output_dir = Path(output_dir).absolute()
     if seeds < 1:
         raise ValueError(f"`seeds` must be at least 1, got {seeds}.")
     for name, value in (("max_minutes", max_minutes), ("max_steps", max_steps)):
         if value is not None and value <= 0:
             raise ValueError(f"`{name}` must be positive, got {value}.")
-    parsed_shapes = [parse_shape(shape) for shape in shapes or DEFAULT_SHAPES]
+    if unknown := sorted(set(task_options) - set(TASK_SETTINGS)):
+        raise ValueError(f"Unknown options {unknown}: expected {TASK_SETTINGS}. What a stage is to do is the recipe's.")
+    parsed = None if shapes is None else [parse_shape(shape) for shape in shapes]
     loaded = load_recipe(recipe)
-    stages = loaded.stages
-    if finetuned and stages[0].kind == "finetune":
-        stages = stages[1:]
-    check_order(stages, f"the recipe {loaded.name!r}", finetuned)
+    stages = _without_finetuning(loaded) if finetuned else loaded.stages
+    skipped = [stage.name for stage in loaded.stages[: len(loaded.stages) - len(stages)]]
+    check_order(stages, f"the recipe {loaded.name!r}", finetuned, skipped)
+    source = resolve_model(model)
+    work_dir = work_dir_of(output_dir)
+    if (output_dir / "report.json").is_file() and work_dir.is_dir() and not (work_dir / "finished").exists():
+        # Killed after the result had been moved to its place.
+        shutil.rmtree(work_dir)
+        return json.loads((output_dir / "report.json").read_text())
     check_free(output_dir)
-    _check_data([*stages, *(stage for items in loaded.baselines.values() for stage in items)], data_dir)
+    chains = [stages, *((*stages[: first_shrinking(stages)], *items) for items in loaded.baselines.values())]
+    loaded_task = check_data(task, chains, data_dir, **task_options)
+    measured = check_model(source, loaded_task, chains, parsed, finetuned, trust_remote_code=trust_remote_code)
+    given_scores = None
+    if finetuned:
+        # Now, so that a model without a trained head is refused before anything else.
+        length = stages[-1].settings.get("max_length", 128)
+        given_scores = evaluate(source, task=loaded_task, max_length=length, trust_remote_code=trust_remote_code)
     settings["recipe"] = _as_data(stages, loaded.baselines)
     settings = json.loads(json.dumps(settings, default=str))
-    work_dir = work_dir_of(output_dir)
-    open_work_dir(work_dir, settings, unfinished=any(work_dir.glob("seed-*")))
+    compared = {name: value for name, value in settings.items() if name not in MAY_CHANGE}
+    open_work_dir(work_dir, compared, unfinished=any(work_dir.glob("seed-*")))
 
     budget = _Budget([stages, *loaded.baselines.values()], max_minutes, max_steps)
     shared = {"data_dir": data_dir, "trust_remote_code": trust_remote_code, **task_options}
-    source = resolve_model(model)
     teachers = first_shrinking(stages)
+    # The stages that were left out may be named as teachers still: they are the given model.
+    given = dict.fromkeys(skipped, source)
     results: list[list[StageResult]] = []
     baselines: dict[str, list[StageResult]] = {name: [] for name in loaded.baselines}
     chain_lengths = [len(stages), *(len(items) for items in loaded.baselines.values())]
     with tqdm(total=seeds * sum(chain_lengths), desc=loaded.name, unit="stage") as progress:
         for number in range(seed, seed + seeds):
-            runner = _Runner(task, work_dir / f"seed-{number}", number, shared, budget, progress)
+            runner = _Runner(task, work_dir / f"seed-{number}", number, shared, budget, progress, given)
             done = runner.run(source, stages)
             results.append(done)
             start = done[teachers - 1].folder if teachers else source
-            for name, items in loaded.baselines.items():
-                baselines[name].append(runner.run(start, items, name, before=done[:teachers])[-1])
+            for chain, (name, items) in enumerate(loaded.baselines.items(), start=1):
+                baselines[name].append(runner.run(start, items, f"baseline {chain}", before=done[:teachers])[-1])
+            if not finetuned:
+                # The next seed has a teacher of its own.
+                shutil.rmtree(runner.cache, ignore_errors=True)
 
     report = build_report(
-        source=source if finetuned else None,
+        source=source,
+        given_scores=given_scores,
         results=results,
         baselines=baselines,
-        task=task,
-        shapes=parsed_shapes,
-        shared=shared,
+        task=loaded_task,
+        shapes=measured,
+        trust_remote_code=trust_remote_code,
     )
-    report["task"] = _without_folder(task)
     report |= {"recipe": {"name": loaded.name, "description": loaded.description}}
-    report["settings"] = {name: _without_folder(value) for name, value in settings.items() if name not in PRIVATE}
-    report["seconds"] = round(time.perf_counter() - started, 1)
+    # A folder on somebody's disk is no repository.
+    report["base_model"] = None if Path(model).exists() else str(model)
+    report["settings"] = {name: _published(value) for name, value in settings.items() if name not in PRIVATE}
+    report["task"] = report["settings"]["task"]
     finished = work_dir / "finished"
     shutil.rmtree(finished, ignore_errors=True)
     shutil.copytree(results[0][-1].folder, finished, ignore=shutil.ignore_patterns("metrics.json"))
@@ -138,12 +160,17 @@ def compress(
     return report
 
 
-def _check_data(stages: Sequence[Stage], data_dir: str | Path | None) -> None:
-    """Reads what stages need beside the job's own task: what is missing is missed before hours of work, not after."""
-    for name in dict.fromkeys(stage.settings["task"] for stage in stages if "task" in stage.settings):
-        load_task(name, data_dir)
-    for name in dict.fromkeys(stage.settings["texts"] for stage in stages if "texts" in stage.settings):
-        load_texts(name, data_dir)
+def _without_finetuning(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages after the fine-tunings that a recipe begins with, which a fine-tuned model needs no more."""
+    before = next((i for i, stage in enumerate(recipe.stages) if stage.kind != "finetune"), len(recipe.stages))
+    if before == len(recipe.stages):
+        raise ValueError(f"The recipe {recipe.name!r} only fine-tunes: there is nothing to do for a fine-tuned model.")
+    if before and "task" in recipe.stages[before - 1].settings:
+        other = recipe.stages[before - 1].settings["task"]
+        raise ValueError(
+            f"The recipe {recipe.name!r} begins on {other!r}, not on the job's task: leave `finetuned` out."
+        )
+    return recipe.stages[before:]
 
 
 class _Budget:
@@ -158,16 +185,27 @@ class _Budget:
         for name, limit in self.limits.items():
             if limit is not None and stage.kind in TRAINING:
                 part = limit * epochs_of(stage) / self.epochs
-                share[name] = part if name == "max_minutes" else max(1, int(part))
+                part = part if name == "max_minutes" else max(1, int(part))
+                share[name] = min(part, stage.settings.get(name, part))
         return share
 
 
 class _Runner:
     """Carries out stages one after another, each from the folder that the one before left."""
 
-    def __init__(self, task: str, folder: Path, seed: int, shared: Mapping[str, Any], budget: _Budget, progress: tqdm):
+    def __init__(
+        self,
+        task: str,
+        folder: Path,
+        seed: int,
+        shared: Mapping[str, Any],
+        budget: _Budget,
+        progress: tqdm,
+        given: Mapping[str, str | Path],
+    ):
         self.task, self.folder, self.seed = task, folder, seed
-        self.shared, self.budget, self.progress = shared, budget, progress
+        self.shared, self.budget, self.progress, self.given = shared, budget, progress, given
+        self.cache = folder.parent / "teacher_cache"
 
     def run(
         self, model: str | Path, stages: Sequence[Stage], chain: str = "", before: Sequence[StageResult] = ()
@@ -184,17 +222,20 @@ class _Runner:
         for number, stage in enumerate(stages, start=1):
             shrunk = shrunk or stage.kind in SHRINKING
             folder = self.folder / _slug(f"{chain} {number:02d} {stage.name}")
-            task = stage.settings.get("task", results[-1].task if results and stage.kind == "prune" else self.task)
+            # What does not train works on the task that the model was last trained on.
+            last = results[-1].task if results else self.task
+            task = stage.settings.get("task", self.task if stage.kind in TRAINING else last)
             record = folder / "metrics.json"
             self.progress.set_postfix_str(f"seed {self.seed}: {chain} {stage.name} on {task}")
             if not record.is_file():
                 arguments = self._arguments(stage, task)
                 if stage.kind == "distill":
-                    by_name = {result.stage.name: result.folder for result in results}
-                    arguments["teacher"] = by_name.get(arguments.get("teacher", ""), teacher)
-                    # Attentions and relations are not cached.
-                    if not (arguments.get("attention_weight") or arguments.get("relation_weight")):
-                        arguments["teacher_cache"] = self.folder.parent / "teacher_cache"
+                    named = {**self.given, **{result.stage.name: result.folder for result in results}}
+                    arguments["teacher"] = named[arguments["teacher"]] if "teacher" in arguments else teacher
+                    # Attentions and relations are not cached, and one pass over the rows gains nothing from a cache.
+                    squared = arguments.get("attention_weight") or arguments.get("relation_weight")
+                    if not squared and epochs_of(stage) > 1:
+                        arguments["teacher_cache"] = self.cache
                 STAGES[stage.kind](model, task, folder, **arguments)
             results.append(StageResult(stage, task, folder, json.loads(record.read_text())))
             self.progress.update()
@@ -214,9 +255,14 @@ class _Runner:
         return shared | settings | self.budget.of(stage)
 
 
-def _without_folder(value: Any) -> Any:
-    """The name alone of a path that exists on this machine; anything else as it is."""
-    return Path(value).name if isinstance(value, str) and value and Path(value).exists() else value
+def _published(value: Any) -> Any:
+    """A setting as it is, but for paths, of which the name alone is published."""
+    if isinstance(value, Mapping):
+        return {name: _published(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_published(item) for item in value]
+    is_path = isinstance(value, str) and value not in TASKS and (Path(value).is_absolute() or Path(value).exists())
+    return Path(value).name if is_path and value else value
 
 
 def _slug(name: str) -> str:

@@ -60,9 +60,10 @@ def demo(output_dir: str | Path = "compactbert-demo", *, seed: int = 42) -> dict
 def _finished_run(output_dir: Path, seed: int) -> dict[str, Any] | None:
     """The report of a run that had saved its model before it was stopped."""
     record = output_dir / "report.json"
-    report = json.loads(record.read_text()) if record.is_file() else {"settings": {}, "recipe": {}}
+    report = json.loads(record.read_text()) if record.is_file() else {}
     expected = {"model": "minilm", "task": "docstrings", "seed": seed, "max_train_rows": TRAIN_ROWS}
-    is_ours = report["recipe"].get("name") == "demo" and expected.items() <= report["settings"].items()
+    settings = report.get("settings", {})
+    is_ours = report.get("recipe", {}).get("name") == "demo" and expected.items() <= settings.items()
     return report if is_ours else None
 
 

@@ -1,6 +1,7 @@
 """Recipes are data: stages in order, each with its settings, checked before anything runs."""
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -70,7 +71,7 @@ def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
     if not shipped.is_file() and not path.is_file():
         raise ValueError(f"There is no recipe or file {str(recipe)!r}; the recipes are {list_recipes()}.")
     try:
-        data = yaml.safe_load((shipped if shipped.is_file() else path).read_text(encoding="utf-8"))
+        data = yaml.load((shipped if shipped.is_file() else path).read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"The recipe {str(recipe)!r} is not valid YAML: {error}") from error
     if not isinstance(data, Mapping):
@@ -117,14 +118,46 @@ def _parse_stages(items: Any, source: str) -> tuple[Stage, ...]:
         if not isinstance(settings or {}, Mapping):
             raise ValueError(f"The settings of stage {kind!r} of {source} must be a mapping, got {settings!r}.")
         settings = dict(settings or {})
-        name = str(settings.pop("name", kind))
-        while name in {stage.name for stage in stages}:
+        taken = {stage.name for stage in stages}
+        name = str(settings.pop("name", "")) or kind
+        while name in taken and name.startswith(kind):
             name += "'"
-        known = {*_parameters(kind), "task"} - set(JOB_SETTINGS)
-        if unknown := sorted(settings.keys() - known):
-            raise ValueError(f"Stage {name!r} of {source} has unknown settings {unknown}: expected {sorted(known)}.")
+        if name in taken:
+            raise ValueError(f"Two stages of {source} are called {name!r}: names must differ.")
+        _check_settings(kind, settings, f"Stage {name!r} of {source}")
         stages.append(Stage(kind, name, settings))
     return tuple(stages)
+
+
+def _check_settings(kind: str, settings: Mapping[str, Any], where: str) -> None:
+    parameters = _parameters(kind)
+    known = {*parameters, "task"} - set(JOB_SETTINGS)
+    if unknown := sorted(settings.keys() - known):
+        raise ValueError(f"{where} has unknown settings {unknown}: expected {sorted(known)}.")
+    for name, parameter in parameters.items():
+        if parameter.default is inspect.Parameter.empty and name in known - {"task", "teacher", *settings}:
+            raise ValueError(f"{where} needs `{name}`.")
+        value, annotation = settings.get(name), parameter.annotation
+        try:
+            # A whole number is a number too.
+            fits = (
+                value is None or isinstance(value, annotation) or (type(value) is int and isinstance(0.5, annotation))
+            )
+        except TypeError:
+            # Not a plain type: the stage's function looks at it.
+            continue
+        if not fits:
+            expected = getattr(annotation, "__name__", annotation)
+            raise ValueError(f"{where} has `{name}: {value!r}`: expected {expected}.")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, but 1e-4 is a number, as everybody means it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def _parameters(kind: str) -> dict[str, inspect.Parameter]:
@@ -134,10 +167,12 @@ def _parameters(kind: str) -> dict[str, inspect.Parameter]:
     for function in functions:
         merged |= inspect.signature(function).parameters
     kept = {name: p for name, p in merged.items() if p.kind is not inspect.Parameter.VAR_KEYWORD}
-    return kept | {name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in TASK_SETTINGS}
+    return kept | {
+        name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in TASK_SETTINGS
+    }
 
 
-def check_order(stages: Sequence[Stage], source: str, finetuned: bool = False) -> None:
+def check_order(stages: Sequence[Stage], source: str, finetuned: bool = False, given: Sequence[str] = ()) -> None:
     """
     Checks that every stage finds what it needs.
 
@@ -145,39 +180,52 @@ def check_order(stages: Sequence[Stage], source: str, finetuned: bool = False) -
         stages (list of [`Stage`]): In order.
         source (`str`): For messages.
         finetuned (`bool`, *optional*, defaults to `False`): The given model has a head for the job's task.
+        given (list of `str`, *optional*): Names under which the given model may be a teacher.
 
     Raises:
         ValueError: naming the stage and what must come before it.
     """
-    # The task that the model's head is for: `None` is the job's own, "" none yet.
+    # The task that the model's head is for (`None` is the job's own, "" none yet), and which cut of the vocabulary.
     head: str | None = None if finetuned else ""
-    heads: dict[str, str | None] = {}
-    shrunk = cut_vocabulary = False
+    cut = 0
+    seen = dict.fromkeys(given, (head, cut))
+    default_teacher = (head, cut)
+    shrunk = False
     for stage in stages:
-        task = stage.settings.get("task", head if stage.kind == "prune" and head else None)
         where = f"Stage {stage.name!r} of {source}"
-        if stage.kind in ("theseus", "prune") and head == "":
-            raise ValueError(f"{where} needs a fine-tuned model: put `finetune` before it, or give one that is.")
-        if stage.kind in ("theseus", "prune") and head != task:
-            raise ValueError(f"{where} is for another task than the stage before it: put a `finetune` on it between.")
+        if stage.kind not in TRAINING or stage.kind == "theseus":
+            task = stage.settings.get("task", None if stage.kind == "theseus" else head)
+            if head == "":
+                raise ValueError(f"{where} needs a fine-tuned model: put `finetune` before it, or give one that is.")
+            if head != task:
+                raise ValueError(
+                    f"{where} is for another task than the stage before it: put a `finetune` on it between."
+                )
         if stage.kind == "distill":
             if not shrunk:
                 raise ValueError(
                     f"{where} would have the student as its own teacher: put `prune` or `theseus` before it."
                 )
-            if cut_vocabulary:
+            name = stage.settings.get("teacher")
+            if name is not None and name not in seen:
+                raise ValueError(f"{where} names the teacher {name!r}: expected an earlier stage of {list(seen)}.")
+            teacher_head, teacher_cut = default_teacher if name is None else seen[name]
+            if teacher_head != stage.settings.get("task"):
                 raise ValueError(
-                    f"{where} comes after `prune_vocabulary`, so student and teacher read different tokens: prune the "
-                    f"vocabulary at the end, or before the model is made smaller."
+                    f"{where} has a teacher for another task than its own: name one with `teacher`, or put a "
+                    f"`finetune` on the task before the model is made smaller."
                 )
-            teacher = stage.settings.get("teacher")
-            if teacher is not None and teacher not in heads:
-                raise ValueError(f"{where} names the teacher {teacher!r}: expected an earlier stage of {list(heads)}.")
+            if teacher_cut != cut:
+                raise ValueError(
+                    f"{where} has a `prune_vocabulary` between teacher and student, so they read different tokens: "
+                    f"prune the vocabulary at the end, or before the model is made smaller."
+                )
         if stage.kind in TRAINING:
             head = stage.settings.get("task")
-        cut_vocabulary |= stage.kind == "prune_vocabulary" and shrunk
+        cut += stage.kind == "prune_vocabulary"
         shrunk |= stage.kind in SHRINKING
-        heads[stage.name] = head
+        seen[stage.name] = (head, cut)
+        default_teacher = default_teacher if shrunk else (head, cut)
     if head is not None:
         raise ValueError(
             f"{source[0].upper()}{source[1:]} ends with a model for the task {head!r}: put a `finetune` on the job's "

@@ -11,87 +11,91 @@ from matplotlib.figure import Figure
 from ..benchmark import Shape, environment, measure_latency
 from ..compression import count_bytes, count_macs, count_parameters
 from ..convert import load_pretrained
-from ..data import load_task
-from ..evaluation import evaluate
+from ..data import Task
 from .stages import SHRINKING, StageResult
 
 
 def build_report(
-    source: str | Path | None,
+    source: str | Path,
+    given_scores: Mapping[str, Any] | None,
     results: Sequence[Sequence[StageResult]],
     baselines: Mapping[str, Sequence[StageResult]],
-    task: str,
+    task: Task,
     shapes: Sequence[Shape],
-    shared: Mapping[str, Any],
+    trust_remote_code: bool,
 ) -> dict[str, Any]:
     """
     Measures every point of a finished compression.
 
     Args:
-        source (`Path`, *optional*): The given model, where it was fine-tuned already: the first point.
+        source (`str` or `Path`): The given model.
+        given_scores (`dict`, *optional*): Its scores, where it was fine-tuned already: the first point.
         results (list of lists of `StageResult`): Per seed, per stage; stages on other tasks make no point.
         baselines (`dict` of name to list of `StageResult`): Per baseline its last stage, per seed.
-        task (`str`): The job's task, whose metrics count.
+        task ([`~compactbert.data.Task`]): The job's task, whose metrics count.
         shapes (list of `(rows, tokens)`): Where latency is measured.
-        shared (`dict`): Settings of the data.
+        trust_remote_code (`bool`): As in [`~compactbert.compress`].
 
     Returns:
-        `dict`: `points`, `result`, `task`, `metric`, `environment`.
+        `dict`: `points`, `result`, `teacher`, `task`, `split`, `rows`, `metric`, `environment`.
     """
-    head = load_task(task, **{k: v for k, v in shared.items() if k != "trust_remote_code"}).head
     named: list[tuple[str, str, str | Path, list[Mapping[str, Any]]]] = []
-    if source is not None:
-        scores = evaluate(source, task=task, **shared)
-        named.append(("given model", "stage", source, [scores]))
+    if given_scores is not None:
+        named.append(("given model", "stage", source, [given_scores]))
     for i, result in enumerate(results[0]):
-        if result.task == task:
+        if result.task == task.name:
             named.append((result.stage.name, "stage", result.folder, [seed[i].report for seed in results]))
     for name, runs in baselines.items():
         named.append((name, "baseline", runs[0].folder, [run.report for run in runs]))
 
     models = {}
-    points = []
+    points: list[dict[str, Any]] = []
     for name, kind, folder, reports in named:
-        model, _ = load_pretrained(folder, head, bool(shared.get("trust_remote_code")))
-        models[name] = model
-        rows, tokens = shapes[-1]
+        model, _ = load_pretrained(folder, task.head, trust_remote_code)
+        models[str(len(points))] = model
         points.append(
             {
                 "name": name,
                 "kind": kind,
                 "parameters": count_parameters(model),
-                "bytes": count_bytes(folder),
+                # What a file on the Hub takes, where there is none here.
+                "bytes": count_bytes(folder) or sum(p.numel() * p.element_size() for p in model.parameters()),
                 "macs": {f"{rows}x{tokens}": count_macs(model.config, rows, tokens) for rows, tokens in shapes},
                 "metrics": {
                     metric: _spread([r["metrics"][metric] for r in reports]) for metric in reports[0]["metrics"]
                 },
                 "steps": reports[0].get("steps", 0),
+                # What else the stage reported, of the first seed.
+                "details": {k: v for k, v in reports[0].items() if k not in ("metrics", "settings", "steps", "task")},
             }
         )
     latencies = measure_latency(models, shapes)
-    for point in points:
-        point["latency"] = latencies[point["name"]]
-    teacher = _teacher_index(results[0], source, task)
+    for number, point in enumerate(points):
+        point["latency"] = latencies[str(number)]
+    teacher = _teacher_index(results[0], given_scores is not None, task.name)
     metric = next(iter(points[-1]["metrics"]))
     stages = [point for point in points if point["kind"] == "stage"]
     return {
-        "task": task,
+        "task": task.name,
+        "split": task.evaluation_split,
+        "rows": len(task.evaluation),
         "metric": metric,
         "points": points,
-        "teacher": stages[teacher]["name"],
-        "result": _in_relation(stages[-1], stages[teacher], metric),
+        # None where nothing before the model was made smaller was on this task.
+        "teacher": None if teacher is None else stages[teacher]["name"],
+        "result": None if teacher is None else _in_relation(stages[-1], stages[teacher], metric),
         "environment": environment(),
     }
 
 
-def _teacher_index(stages: Sequence[StageResult], source: str | Path | None, task: str) -> int:
-    """Index among the stages' points of the last one before the model was made smaller."""
-    before = 0
+def _teacher_index(stages: Sequence[StageResult], given: bool, task: str) -> int | None:
+    """Index among the stages' points of the last one before the model was made smaller, if there is one."""
+    before = int(given)
     for result in stages:
         if result.stage.kind in SHRINKING:
             break
         before += result.task == task
-    return max(0, before - 1 + (source is not None))
+    return before - 1 if before else None
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
@@ -99,11 +103,13 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(values), "std": deviation, "values": list(values)}
 
 
-def _in_relation(point: Mapping[str, Any], teacher: Mapping[str, Any], metric: str) -> dict[str, float]:
+def _in_relation(point: Mapping[str, Any], teacher: Mapping[str, Any], metric: str) -> dict[str, float | None]:
     """The finished model as shares of the teacher."""
     shape = next(iter(point["latency"]))
+    quality = teacher["metrics"][metric]["mean"]
     return {
-        "quality_kept": point["metrics"][metric]["mean"] / teacher["metrics"][metric]["mean"],
+        # Of a teacher that has learnt nothing there is no share to keep.
+        "quality_kept": point["metrics"][metric]["mean"] / quality if quality > 0 else None,
         "encoder_share": point["parameters"]["encoder"] / teacher["parameters"]["encoder"],
         "total_share": point["parameters"]["total"] / teacher["parameters"]["total"],
         "macs_share": point["macs"][shape] / teacher["macs"][shape],
@@ -137,6 +143,24 @@ def table_rows(report: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[s
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """The finished model in relation to its teacher, in a sentence."""
+    result = report["result"]
+    if result is None:
+        return "No stage before the model was made smaller was on this task, so there is no teacher to compare with."
+    quality = "an unknown share (the teacher learnt nothing)"
+    if result["quality_kept"] is not None:
+        quality = f"{result['quality_kept']:.1%}"
+    speedups = [f"{value:.1f}x at {key.removeprefix('speedup_')}" for key, value in result.items() if "speed" in key]
+    seeds = report["settings"]["seeds"]
+    return (
+        f"It keeps {quality} of the {report['metric']} of its teacher ({report['teacher']})"
+        f"{'' if seeds == 1 else f', on average over {seeds} seeds'}, with {result['encoder_share']:.1%} of the "
+        f"teacher's encoder and {result['total_share']:.1%} of all its parameters, at {' and '.join(speedups)} its "
+        f"speed."
+    )
 
 
 def _score(values: Mapping[str, Any]) -> str:
@@ -188,10 +212,10 @@ CARD = """---
 
 # {{ title }}
 
-A compact BERT for the task `{{ task }}`, made with `compactbert` by the recipe `{{ recipe }}`. {{ description }}
+A compact BERT for the task `{{ report.task }}`, made with `compactbert` by the recipe `{{ report.recipe.name }}`.
+{{ report.recipe.description }}
 
-It keeps {{ kept }} of its teacher's {{ metric }} with {{ encoder }} of the teacher's encoder parameters and
-{{ total }} of all its parameters, and is {{ speedups }} as fast.
+{{ summary }}
 
 ## Use
 
@@ -211,10 +235,12 @@ The code comes with the weights and needs transformers 5.20 or newer. With `impo
 
 ![Quality against latency and size](report.png)
 
-Every figure was measured by the run that made this model, on its evaluation split; none is taken from a paper. Quality
-is that of the best checkpoint on that split, so it is slightly optimistic, for all rows alike{{ seeds }}. Latency is
-the median (and the quartiles) in milliseconds of a forward pass on {{ environment }}, the models
-taking turns in one process. GMACs count matrix products. `report.json` has everything in full.
+Every figure was measured by the run that made this model, none is taken from a paper. Quality is that on the
+{{ report.rows }} rows of the split `{{ report.split }}`, which also chose the best checkpoint of every stage that
+trains: it is slightly optimistic there{{ seeds }}. Latency is the median (and the quartiles) in milliseconds of a
+forward pass on {{ report.environment.threads }} threads of a processor with
+{{ report.environment.cpu_capability }}, torch {{ report.environment.torch }}, the models taking turns in one process.
+GMACs count matrix products. `report.json` has everything in full.
 
 ## How it was made
 
@@ -222,8 +248,7 @@ taking turns in one process. GMACs count matrix products. `report.json` has ever
 
 {{ stages }}
 
-Teacher: `{{ teacher }}`, made from `{{ base }}`. Licence: that of the base model and of the data apply; none is claimed
-here.
+Made from `{{ base }}`. The licences of that model and of the data apply; none is claimed here.
 """
 
 
@@ -231,47 +256,32 @@ def write_card(report: Mapping[str, Any], folder: Path, title: str) -> None:
     """Writes `README.md`, the model card, into a finished folder."""
     settings = report["settings"]
     head = "TokenClassification" if "seqeval_f1" in report["points"][0]["metrics"] else "SequenceClassification"
-    base = str(settings["model"])
-    result = report["result"]
     # What the weights that `minilm` names are on the Hub.
-    known_base = "sentence-transformers/all-MiniLM-L6-v2" if base == "minilm" else base
+    base = "sentence-transformers/all-MiniLM-L6-v2" if report["base_model"] == "minilm" else report["base_model"]
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag="token-classification" if head == "TokenClassification" else "text-classification",
         tags=["compactbert", "compression", "distillation"],
-        # The name of a folder on somebody's disk is no repository.
-        base_model=known_base if known_base.count("/") == 1 else None,
+        base_model=base,
     )
-    speedups = [
-        f"{value:.1f}x (at {key.removeprefix('speedup_')})" for key, value in result.items() if "speedup" in key
-    ]
     stages = [
         f"{i}. `{kind}`: " + (", ".join(f"`{k}={v}`" for k, v in fields.items() if k != "name") or "defaults")
         for i, stage in enumerate(settings["recipe"]["stages"], start=1)
         for kind, fields in stage.items()
     ]
-    facts = report["environment"]
     card = ModelCard.from_template(
         metadata,
         template_str=CARD,
         title=title,
-        task=report["task"],
-        recipe=report["recipe"]["name"],
-        description=report["recipe"]["description"],
-        kept=f"{result['quality_kept']:.1%}",
-        metric=report["metric"],
-        encoder=f"{result['encoder_share']:.1%}",
-        total=f"{result['total_share']:.1%}",
-        speedups=" and ".join(speedups),
+        report=report,
+        summary=summary(report),
         head=head,
         table=markdown_table(*table_rows(report)),
-        seeds="" if settings["seeds"] == 1 else f", with the standard deviation over {settings['seeds']} seeds",
-        environment=f"{facts['threads']} threads with {facts['cpu_capability']}, torch {facts['torch']}",
+        seeds="" if settings["seeds"] == 1 else f"; ± is the standard deviation over {settings['seeds']} seeds",
         stages="\n".join(stages),
-        teacher=report["teacher"],
-        base=known_base,
+        base=base or settings["model"],
     )
     card.save(folder / "README.md")
 
 
-__all__ = ["build_report", "markdown_table", "table_rows", "write_card", "write_plot"]
+__all__ = ["build_report", "markdown_table", "summary", "table_rows", "write_card", "write_plot"]

@@ -8,18 +8,17 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from ..compression import describe, prune_iteratively
-from ..compression import prune_vocabulary as prune_vocabulary_of
+from ..compression import describe, prune_iteratively, prune_vocabulary
 from ..compression.importance import Method
 from ..convert import load_pretrained
 from ..data import data_collator, encode_task, length_limit, load_task
 from ..evaluation import evaluate
 from ..structure import layer_shapes
 from ..training import distill, finetune, theseus
-from ..training.run import check_free, open_work_dir, publish, work_dir_of
+from ..training.run import check_free, publish
 
 
-def prune(
+def prune_on_task(
     model: str | Path,
     task: str,
     output_dir: str | Path,
@@ -66,7 +65,6 @@ def prune(
     Raises:
         ValueError: if the model is not fine-tuned, the task cannot be read, or the targets do not fit the model.
     """
-    settings = {name: value for name, value in locals().items() if name != "task_options"} | task_options
     check_free(Path(output_dir))
     started = time.perf_counter()
     loaded_task = load_task(task, data_dir, **task_options)
@@ -79,7 +77,7 @@ def prune(
             raise ValueError(f"`every` must divide the model's {len(shapes)} layers, got {every}.")
         layers = range(every - 1, len(shapes), every)
     elif first is not None:
-        layers = range(_count(first, len(shapes)) or 0)
+        layers = range(count_of(first, len(shapes)) or 0)
     dataset = loaded_task.evaluation if loaded_task.train is None else loaded_task.train
     sample = dataset.shuffle(seed=seed).select(range(min(rows, len(dataset))))
     encoded, _ = encode_task(loaded_task, sample, tokenizer, length_limit(loaded.config, tokenizer, max_length))
@@ -93,15 +91,14 @@ def prune(
         layers=layers if layers is None or isinstance(layers, int) else list(layers),
         seed=seed,
         sequence_length=max_length,
-        heads=_count(heads, max(shape.heads for shape in shapes)),
-        ffn=_count(ffn, max(shape.neurons for shape in shapes)),
+        heads=count_of(heads, max(shape.heads for shape in shapes)),
+        ffn=count_of(ffn, max(shape.neurons for shape in shapes)),
         networks=networks,
         parameters=parameters,
         macs=macs,
         uneven=uneven,
     )
     scores = evaluate(pruned, tokenizer, loaded_task, max_length=max_length)
-    open_work_dir(work_dir_of(Path(output_dir)), {key: str(value) for key, value in settings.items()}, unfinished=False)
     report = {
         "task": task,
         "split": loaded_task.evaluation_split,
@@ -113,14 +110,14 @@ def prune(
     return report
 
 
-def _count(target: float | None, most: int) -> int | None:
+def count_of(target: float | None, most: int) -> int | None:
     """A number, or a share of the most there is."""
     if target is None:
         return None
     return max(1, round(target * most)) if 0 < target < 1 else int(target)
 
 
-def prune_vocabulary(
+def prune_vocabulary_on_task(
     model: str | Path,
     task: str,
     output_dir: str | Path,
@@ -146,7 +143,6 @@ def prune_vocabulary(
     Raises:
         ValueError: if the task cannot be read, or the tokenizer's kind cannot be pruned.
     """
-    settings = {name: value for name, value in locals().items() if name != "task_options"} | task_options
     check_free(Path(output_dir))
     loaded_task = load_task(task, data_dir, **task_options)
     loaded, tokenizer = load_pretrained(model, loaded_task.head, trust_remote_code, require_head=True)
@@ -157,9 +153,8 @@ def prune_vocabulary(
         for value in dataset[column]
     ]
     before = len(tokenizer)
-    pruned, smaller = prune_vocabulary_of(loaded, tokenizer, texts, min_count=min_count, size=size)
+    pruned, smaller = prune_vocabulary(loaded, tokenizer, texts, min_count=min_count, size=size)
     scores = evaluate(pruned, smaller, loaded_task, max_length=max_length)
-    open_work_dir(work_dir_of(Path(output_dir)), {key: str(value) for key, value in settings.items()}, unfinished=False)
     report = {
         "task": task,
         "split": loaded_task.evaluation_split,
@@ -201,12 +196,21 @@ STAGES: dict[str, Callable[..., dict[str, Any]]] = {
     "finetune": finetune,
     "theseus": theseus,
     "distill": distill,
-    "prune": prune,
-    "prune_vocabulary": prune_vocabulary,
+    "prune": prune_on_task,
+    "prune_vocabulary": prune_vocabulary_on_task,
 }
 # Those that train, and those that leave fewer layers, heads or neurons.
 TRAINING = ("finetune", "theseus", "distill")
 SHRINKING = ("theseus", "prune")
 
 
-__all__ = ["SHRINKING", "STAGES", "TRAINING", "Stage", "StageResult", "prune", "prune_vocabulary"]
+__all__ = [
+    "SHRINKING",
+    "STAGES",
+    "TRAINING",
+    "Stage",
+    "StageResult",
+    "count_of",
+    "prune_on_task",
+    "prune_vocabulary_on_task",
+]

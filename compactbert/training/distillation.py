@@ -1,5 +1,6 @@
 """Multi-objective knowledge distillation into a smaller student."""
 
+import errno
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
-from transformers.utils import find_labels
+from transformers.utils import find_labels, logging
 
 from ..convert import load_pretrained
 from ..structure import layer_shapes, layers_of
@@ -29,6 +30,7 @@ from .run import ResumableTrainer, TrainingRun, train_on_task
 from .teacher import CACHE_LIMITS, LABELS, Observation, Request, TeacherCache, observe
 
 
+logger = logging.get_logger(__name__)
 PROJECTIONS = "projections.safetensors"
 ATTENTION_DROPOUT = "attention.self.dropout"
 LayerMap = Sequence[Sequence[int]]
@@ -217,16 +219,22 @@ class DistillationTrainer(ResumableTrainer):
         if not isinstance(dataset, Dataset) or isinstance(self.model, MultiTaskModel):
             raise ValueError("`teacher_cache` needs a `datasets.Dataset` of one task to train on.")
         rows = self._remove_unused_columns(dataset)
-        caches = {
-            key: TeacherCache(
-                self.args.teacher_cache,  # type: ignore[attr-defined]
-                self.teachers[key[0]][key[1]],
-                rows,
-                self.data_collator,
-                pair.teacher_request,
-            )
-            for key, pair in self.pairs.items()
-        }
+        try:
+            caches = {
+                key: TeacherCache(
+                    self.args.teacher_cache,  # type: ignore[attr-defined]
+                    self.teachers[key[0]][key[1]],
+                    rows,
+                    self.data_collator,
+                    pair.teacher_request,
+                )
+                for key, pair in self.pairs.items()
+            }
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            logger.warning(f"{error.strerror}: the teacher runs in every step instead.")
+            return {}
         self.train_dataset = dataset.add_column("teacher_row", list(range(len(dataset))))
         return caches
 
@@ -537,6 +545,8 @@ relation_weight, layer_map, relation_map, relation_heads, teacher_cache:
     Raises:
         ValueError: as [`finetune`] and [`DistillationTrainer`], and if student and teacher have different tokenizers.
     """
+    if texts is not None:
+        hard_label_weight = 0.0
     settings = {
         name: value
         for name, value in locals().items()
@@ -546,8 +556,6 @@ relation_weight, layer_map, relation_map, relation_heads, teacher_cache:
         field.name for field in fields(TrainingArguments)
     }
     terms = {name: value for name, value in settings.items() if name in own_fields - {"teacher_cache"}}
-    if texts is not None:
-        terms["hard_label_weight"] = 0.0
 
     def build_trainer(run: TrainingRun, student: PreTrainedModel) -> DistillationTrainer:
         teacher_model, teacher_tokenizer = load_pretrained(

@@ -36,7 +36,8 @@ def finetune(
 
     Args:
         model (`str` or `Path`):
-            A folder or a Hub repository, or `"minilm"`. BERT and MobileBERT of transformers become our classes.
+            A folder or a Hub repository, or `"minilm"`. Encoders that [`~compactbert.convert.from_transformers`] knows
+            become our classes.
         task (`str`):
             See [`~compactbert.data.load_task`].
         output_dir (`str` or `Path`):

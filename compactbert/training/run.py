@@ -1,6 +1,7 @@
 """What every training on a task shares: from a model and a task to a saved folder, resumable, with a report."""
 
 import copy
+import errno
 import json
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from datasets import Dataset
+from safetensors import SafetensorError
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -33,6 +35,8 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MAX_STEPS_PER_CHECKPOINT = 500
 # Steps that measure the time of a step; the first ones are slower than the rest.
 TRIAL_STEPS, TRIAL_WARMUP = 10, 2
+# Bytes left on a disk that is as good as full.
+FULL_DISK = 64 * 2**20
 NOT_SETTINGS = ("build_trainer", "stage_settings", "task_options")
 
 
@@ -165,6 +169,8 @@ def train_on_task(
             "save_steps": checkpoint_steps,
             "save_total_limit": 2,
             "load_best_model_at_end": True,
+            # How long early stopping has waited.
+            "restore_callback_states_from_checkpoint": True,
             "metric_for_best_model": loaded_task.metrics[0],
             "logging_steps": checkpoint_steps,
             "seed": seed,
@@ -198,7 +204,15 @@ def train_on_task(
     trainer.add_callback(clock)
     if early_stopping is not None:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=early_stopping))
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(work_dir))
+    try:
+        trainer.train(resume_from_checkpoint=last_complete_checkpoint(work_dir))
+    except (SafetensorError, RuntimeError) as error:
+        # What their writers raise on a full disk names neither the disk nor a remedy.
+        if shutil.disk_usage(work_dir).free > FULL_DISK:
+            raise
+        raise OSError(
+            errno.ENOSPC, f"The disk is full: free some of it and give the same command again ({error})", str(work_dir)
+        ) from error
     scores = trainer.evaluate()
     report = {
         "task": task,
@@ -206,13 +220,15 @@ def train_on_task(
         "metrics": {name: scores[f"eval_{name}"] for name in loaded_task.metrics},
         "rows": {"train": len(train), loaded_task.evaluation_split: len(evaluation)},
         "truncated": {"train": train_truncated, loaded_task.evaluation_split: evaluation_truncated},
-        "steps": trainer.state.global_step,
+        # A run that continues from its last step makes one more, at learning rate 0.
+        "steps": min(trainer.state.global_step, run.arguments["max_steps"]),
         "best_step": trainer.state.best_global_step,
         "seconds_per_step": round(clock.seconds_per_step(), 4),
         "seconds_per_epoch": round(clock.seconds_per_step() * steps_per_epoch, 1),
         "precision": precision,
         **run.report,
-        "settings": settings,
+        # Where things are on this machine is nobody's business where the folder is published.
+        "settings": {k: v for k, v in settings.items() if v is not None and k not in ("data_dir", "output_dir")},
     }
     assert isinstance(trainer.model, PreTrainedModel)
     publish(trainer.model, tokenizer, report, output_dir)

@@ -1,6 +1,8 @@
 """What a teacher knows about a batch, observed in a forward pass or read back from disk."""
 
+import errno
 import hashlib
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -125,6 +127,7 @@ class TeacherCache:
         request ([`Request`]): Which hidden states to keep.
 
     Raises:
+        OSError: if the disk has no room for it.
         ValueError: for attentions and queries, keys and values, whose size grows with the square of a text's length or
             with the layers: compute them anew. And for a collator that changes the tokens or pads on the left.
     """
@@ -170,6 +173,7 @@ class TeacherCache:
                 if name not in arrays:
                     path = partial / f"{'token' if per_token else 'row'}-{name}.npy"
                     size = (int(offsets[-1]) if per_token else len(rows), *values.shape[1 + per_token :])
+                    _check_room(partial, 4 * math.prod(size))
                     arrays[name] = open_memmap(path, mode="w+", dtype=np.float32, shape=size)
                 for row, index in zip(values, indices, strict=True):
                     if per_token:
@@ -209,6 +213,18 @@ def _check_collator(collator: Callable, dataset: Dataset) -> None:
                 "`teacher_cache` needs a `data_collator` that pads on the right and changes no token: what it masks "
                 "anew in every epoch the teacher has not seen. Set `teacher_cache=None`."
             )
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """Raises an `OSError` unless the disk holds twice as much: a mapped file on a full disk ends the process."""
+    free = shutil.disk_usage(folder).free
+    if needed > free // 2:
+        shutil.rmtree(folder)
+        raise OSError(
+            errno.ENOSPC,
+            f"A cache of the teacher's outputs would take {needed / 1e9:.1f} GB or more, {free / 1e9:.1f} GB are free",
+            str(folder),
+        )
 
 
 def _digest(teacher: PreTrainedModel, dataset: Dataset, request: Request) -> str:
