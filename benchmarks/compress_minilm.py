@@ -166,12 +166,13 @@ def run(
     show()
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval (Student's t)."""
+def _with_interval(values: list[float], form: str) -> str:
+    """Mean, and half the width of its 95 % interval (Student's t) where there are several values."""
     mean = statistics.fmean(values)
     if len(values) < 2:
-        return mean, float("nan")
-    return mean, student_t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+        return f"{mean:{form}}"
+    half = student_t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:{form}} ± {half:.3f}"
 
 
 def render(results: dict) -> str:
@@ -187,11 +188,12 @@ def render(results: dict) -> str:
         means, cells = [], []
         for task in tasks:
             scores = [run["metrics"]["accuracy"] for run in runs[task].get(name, {}).values()]
-            mean, half = interval(scores) if scores else (float("nan"), float("nan"))
-            means.append(mean)
-            cells.append(f"{mean:.3f} ± {half:.3f} ({len(scores)})" if scores else "")
-        average = statistics.fmean(means)
-        cells += [f"{average:.3f}", f"{average / statistics.fmean(of_teacher):.1%}"]
+            means += [statistics.fmean(scores)] if scores else []
+            cells.append(f"{_with_interval(scores, '.3f')} ({len(scores)})" if scores else "")
+        # An average over fewer tasks than the teacher's would not compare.
+        average = statistics.fmean(means) if len(means) == len(tasks) else None
+        kept = "" if average is None else f"{average / statistics.fmean(of_teacher):.1%}"
+        cells += ["" if average is None else f"{average:.3f}", kept]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", f"| {OURS} minus | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]
     for name in names:
@@ -201,7 +203,7 @@ def render(results: dict) -> str:
         for task in tasks:
             ours, theirs = runs[task].get(OURS, {}), runs[task].get(name, {})
             both = [ours[s]["metrics"]["accuracy"] - theirs[s]["metrics"]["accuracy"] for s in ours if s in theirs]
-            cells.append("{:+.3f} ± {:.3f}".format(*interval(both)) if both else "")
+            cells.append(_with_interval(both, "+.3f") if both else "")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
