@@ -264,7 +264,7 @@ def _show_finetune(report: dict[str, Any], output: Path) -> None:
 def _show_compression(report: dict[str, Any], output: Path) -> None:
     from compactbert.recipes.report import summary, table_rows
 
-    _show(f"{report['recipe']['name']} on {report['task']}", *table_rows(report))
+    _show(f"{report['recipe']['name']} on {report['task']}", *table_rows(report, brief=True))
     _say(f"{output}: {summary(report)} Picture: {output / 'report.png'}")
 
 

@@ -1,9 +1,9 @@
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
@@ -148,20 +148,25 @@ def test_a_job_killed_at_any_moment_ends_with_the_same_weights(tiny_model, modul
     arguments = [tiny_model, module_reviews]
     compactbert.compress(*map(str, arguments), tmp_path / "whole", recipe=RECIPE, shapes=["1x8"])
     command = [sys.executable, "-c", KILLED, *arguments, tmp_path / "killed", json.dumps(RECIPE)]
-    work_dir, draw = tmp_path / "killed.partial", random.Random(0)
-    kills = 0
-    while not (tmp_path / "killed").exists():
-        process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-        try:
-            # Long enough to import and to do some of the work, at a moment of no importance.
-            _, errors = process.communicate(timeout=120 if kills == 3 else draw.uniform(7, 11))
-            assert process.returncode == 0, errors[-2000:]
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.communicate()
-            kills += 1
-            assert not (tmp_path / "killed").exists() or not work_dir.exists()
-    assert kills > 0
+    work_dir = tmp_path / "killed.partial"
+    # In a stage's training, between stages, in the next stage, in a baseline.
+    moments = (
+        "seed-42/01-teacher.partial/checkpoint-*/trainer_state.json",
+        "seed-42/02-two-layers",
+        "seed-42/03-distill.partial/*",
+        "seed-42/baseline-1-01-prune",
+    )
+    for moment in moments:
+        process = subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not list(work_dir.glob(moment)):
+            assert process.poll() is None, f"the job ended before {moment}"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "killed").exists()
+    subprocess.run([*map(str, command)], check=True, capture_output=True)
     assert not work_dir.exists()
     assert_same_weights(tmp_path / "whole", tmp_path / "killed")
 

@@ -120,23 +120,25 @@ def _in_relation(point: Mapping[str, Any], teacher: Mapping[str, Any], metric: s
     }
 
 
-def table_rows(report: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The report's points as a header and rows of text, for terminal and card alike."""
-    metrics = list(report["points"][0]["metrics"])
+def table_rows(report: Mapping[str, Any], brief: bool = False) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The report's points as a header and rows of text; `brief`, for a terminal, leaves out all but the first metric,
+    the embedding's parameters, bytes and quartiles."""
+    metrics = list(report["points"][0]["metrics"])[: 1 if brief else None]
     shapes = list(report["points"][0]["latency"])
-    header = ("model", *metrics, "encoder", "embedding", "total", "MB", f"GMACs {shapes[-1]}")
+    parts = ("encoder", "total") if brief else ("encoder", "embedding", "total")
+    header = ("model", *metrics, *parts, *(() if brief else ("MB",)), f"GMACs {shapes[-1]}")
     header += tuple(f"ms {shape}" for shape in shapes)
     rows = []
     for point in report["points"]:
         name = point["name"] if point["kind"] == "stage" else f"baseline: {point['name']}"
         scores = [_score(point["metrics"][metric]) for metric in metrics]
-        parameters = [f"{point['parameters'][part] / 1e6:.2f}M" for part in ("encoder", "embedding", "total")]
-        sizes = [f"{point['bytes'] / 1e6:.1f}", f"{point['macs'][shapes[-1]] / 1e9:.2f}"]
-        latencies = [
-            f"{latency['median_ms']:.1f} ({latency['low_ms']:.1f}-{latency['high_ms']:.1f})"
-            for latency in (point["latency"][shape] for shape in shapes)
-        ]
-        rows.append((name, *scores, *parameters, *sizes, *latencies))
+        parameters = [f"{point['parameters'][part] / 1e6:.2f}M" for part in parts]
+        size = [] if brief else [f"{point['bytes'] / 1e6:.1f}"]
+        latencies = []
+        for latency in (point["latency"][shape] for shape in shapes):
+            quartiles = "" if brief else f" ({latency['low_ms']:.1f}-{latency['high_ms']:.1f})"
+            latencies.append(f"{latency['median_ms']:.1f}{quartiles}")
+        rows.append((name, *scores, *parameters, *size, f"{point['macs'][shapes[-1]] / 1e9:.2f}", *latencies))
     return header, rows
 
 
