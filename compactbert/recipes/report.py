@@ -155,13 +155,14 @@ def summary(report: Mapping[str, Any]) -> str:
     quality = "an unknown share (the teacher learnt nothing)"
     if result["quality_kept"] is not None:
         quality = f"{result['quality_kept']:.1%}"
-    speedups = [f"{value:.1f}x at {key.removeprefix('speedup_')}" for key, value in result.items() if "speed" in key]
+    speeds = [
+        f"{value:.1f}x as fast at {key.removeprefix('speedup_')}" for key, value in result.items() if "speed" in key
+    ]
     seeds = report["settings"]["seeds"]
     return (
         f"It keeps {quality} of the {report['metric']} of its teacher ({report['teacher']})"
         f"{'' if seeds == 1 else f', on average over {seeds} seeds'}, with {result['encoder_share']:.1%} of the "
-        f"teacher's encoder and {result['total_share']:.1%} of all its parameters, at {' and '.join(speedups)} its "
-        f"speed."
+        f"teacher's encoder and {result['total_share']:.1%} of all its parameters, and is {' and '.join(speeds)}."
     )
 
 
