@@ -12,6 +12,7 @@ import fcntl
 import json
 import shutil
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -50,6 +51,10 @@ TEXT_STEPS = 625
 BEST_THREE = {"prune": {"layers": [1, 3, 5], "heads": 8, "ffn": 1024}}
 FINETUNE = {"finetune": {"epochs": 1, "learning_rate": 1e-4}}
 LOGITS = {"kd_loss_weight": 1.0, "hard_label_weight": 0.0, "cosine_weight": 0.0}
+# Other sizes than our third, as shares of the weights in the encoder's matrices; by --method.
+CURVE = {"1/2": 1 / 2, "1/6": 1 / 6, "1/10": 1 / 10, "1/20": 1 / 20}
+# So many tokens make the whole model, embeddings included, at most 35 % of the teacher.
+SMALL_VOCABULARY = f"{OURS}, 10,500 tokens"
 # Epochs are shares of the steps.
 BASELINES = {
     "first three layers, fine-tuned": [{"prune": {"layers": [0, 1, 2], "heads": 8, "ffn": 1024}}, FINETUNE],
@@ -65,9 +70,15 @@ app = typer.Typer()
 
 
 def methods() -> dict:
-    """Stages after the teacher's, by name: the shipped recipe's, and those of the baselines."""
+    """Stages after the teacher's, by name: the shipped recipe's, those of the baselines, and the shipped recipe's for
+    other sizes of the encoder."""
     recipe = load_recipe({"stages": ["finetune"], "baselines": BASELINES})
-    return {OURS: load_recipe(RECIPE).stages[1:], **recipe.baselines}
+    ours = load_recipe(RECIPE).stages[1:]
+    sizes = {}
+    for name, share in CURVE.items():
+        cut = replace(ours[0], settings={"every": 2, "parameters": share})
+        sizes[f"{OURS}, {name} of the encoder"] = (cut, *ours[1:])
+    return {OURS: ours, **recipe.baselines, **sizes}
 
 
 def record(path: tuple[str, ...], value: object) -> None:
@@ -143,10 +154,23 @@ def run_cell(task: str, method: str, seed: int, teacher: Path, data_dir: Path, w
     loaded, _ = load_pretrained(model, "ForSequenceClassification")
     result = {"metrics": report["metrics"], "steps": steps, "training_seconds": round(seconds, 1)}
     record(("runs", task, method, str(seed)), result | {"parameters": count_parameters(loaded)})
-    # What a run leaves on disk is no longer needed; the first seed's result is kept for the operating points.
+    # What led to the result is no longer needed; ours is, for its vocabulary to be pruned.
     for output in folder.iterdir():
-        if output != model or seed != 1:
+        if output != model or method != OURS:
             shutil.rmtree(output)
+
+
+def run_small_vocabulary(task: str, seed: int, data_dir: Path, work_dir: Path) -> None:
+    """Our result with its vocabulary pruned, without training."""
+    model = next((work_dir / task.replace("/", "-") / f"{OURS}-{seed}").glob("*-distill"))
+    output = model.with_name("vocabulary")
+    shutil.rmtree(output, ignore_errors=True)
+    options = {"data_dir": data_dir, **ROWS.get(task, {})}
+    report = STAGES["prune_vocabulary"](model, task, output, size=10_500, **options)
+    loaded, _ = load_pretrained(output, "ForSequenceClassification")
+    result = {"metrics": report["metrics"], "parameters": count_parameters(loaded)}
+    record(("runs", task, SMALL_VOCABULARY, str(seed)), result)
+    shutil.rmtree(output)
 
 
 @app.command()
@@ -160,9 +184,13 @@ def run(
     for number in seed or FIVE:
         for name in task:
             teacher = run_teacher(name, data_dir, work_dir)
-            for way in method or methods():
-                if number in TASKS[name]["seeds"] and not recorded("runs", name, way, str(number)):
+            if number not in TASKS[name]["seeds"]:
+                continue
+            for way in method or (OURS, *BASELINES):
+                if not recorded("runs", name, way, str(number)):
                     run_cell(name, way, number, teacher, data_dir, work_dir)
+                if way == OURS and not recorded("runs", name, SMALL_VOCABULARY, str(number)):
+                    run_small_vocabulary(name, number, data_dir, work_dir)
     show()
 
 
@@ -180,10 +208,12 @@ def render(results: dict) -> str:
     runs, teachers = results["runs"], results["teachers"]
     tasks = [task for task in TASKS if task in runs]
     names = list(dict.fromkeys(name for task in tasks for name in runs[task]))
-    lines = [f"| accuracy | {' | '.join(tasks)} | average | of the teacher |", "|---" * (len(tasks) + 3) + "|"]
+    head = f"| accuracy | {' | '.join(tasks)} | average | of the teacher | encoder, all parameters |"
+    lines = [head, "|---" * (len(tasks) + 4) + "|"]
     of_teacher = [teachers[task]["metrics"]["accuracy"] for task in tasks]
     cells = [f"{value:.3f}" for value in [*of_teacher, statistics.fmean(of_teacher)]]
-    lines.append(f"| teacher, MiniLM-L6 | {' | '.join(cells)} | |")
+    lines.append(f"| teacher, MiniLM-L6 | {' | '.join(cells)} | | |")
+    whole = teachers[tasks[0]]["parameters"]
     for name in names:
         means, cells = [], []
         for task in tasks:
@@ -193,11 +223,13 @@ def render(results: dict) -> str:
         # An average over fewer tasks than the teacher's would not compare.
         average = statistics.fmean(means) if len(means) == len(tasks) else None
         kept = "" if average is None else f"{average / statistics.fmean(of_teacher):.1%}"
-        cells += ["" if average is None else f"{average:.3f}", kept]
+        some = next(run for task in tasks for run in runs[task].get(name, {}).values())["parameters"]
+        shares = f"{some['encoder'] / whole['encoder']:.1%}, {some['total'] / whole['total']:.1%}"
+        cells += ["" if average is None else f"{average:.3f}", kept, shares]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", f"| {OURS} minus | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]
     for name in names:
-        if name == OURS:
+        if name not in BASELINES:
             continue
         cells = []
         for task in tasks:

@@ -241,3 +241,14 @@ def test_half_precision_inputs_are_computed_in_float32(name, dtype):
     value = loss(student, teacher, MASK)
     assert value.dtype == torch.float32
     assert value == loss(student.float(), teacher.float(), MASK)
+
+
+def test_a_relative_difference_does_not_depend_on_the_scale():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 2, 3, 4, generator=generator)
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    kept = mask.bool()
+    expected = (student - teacher)[kept].pow(2).mean() / teacher[kept].pow(2).mean()
+    for scale in (1.0, 2.5e7):
+        loss = hidden_state_loss(scale * student, scale * teacher, mask, relative=True)
+        torch.testing.assert_close(loss, expected)

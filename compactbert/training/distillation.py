@@ -73,7 +73,8 @@ class DistillationConfig(TrainingArguments):
         cosine_weight (`float`, *optional*, defaults to 1.0):
             Weight of the cosine term on the last hidden states (SmBERT's gamma).
         hidden_state_weight (`float`, *optional*, defaults to 0.0):
-            Weight of the squared difference of the hidden states that `layer_map` pairs.
+            Weight of the squared difference of the hidden states that `layer_map` pairs; relative to the teacher's
+            mean square where the teacher does not normalise its states (NoNorm).
         attention_weight (`float`, *optional*, defaults to 0.0):
             Weight of the divergence of the attention maps that `layer_map` pairs. With it the student's attention maps
             have no dropout.
@@ -361,6 +362,7 @@ class _Pair:
     ):
         self.args = args
         self.config = student.config
+        self.unnormalised = getattr(teacher.config, "normalization_type", "layer_norm") == "no_norm"
         _check_same_labels(student, teacher)
         if args.kd_loss_weight:
             _check_same_head(student, teacher)
@@ -412,7 +414,10 @@ class _Pair:
             states = projected[self.last[0]], teacher.hidden_states[self.last[1]]
             terms["cosine"] = args.cosine_weight * cosine_loss(*states, mask)
         if args.hidden_state_weight:
-            losses = [hidden_state_loss(projected[s], teacher.hidden_states[t], mask) for s, t in self.layer_map]
+            losses = [
+                hidden_state_loss(projected[s], teacher.hidden_states[t], mask, self.unnormalised)
+                for s, t in self.layer_map
+            ]
             terms["hidden_state"] = args.hidden_state_weight * torch.stack(losses).mean()
         if args.attention_weight:
             losses = [attention_loss(student.attentions[s], teacher.attentions[t], mask) for s, t in self.attention_map]

@@ -38,10 +38,15 @@ def cosine_loss(student_states: Tensor, teacher_states: Tensor, mask: Tensor) ->
     return _masked_mean(1 - similarity, mask)
 
 
-def hidden_state_loss(student_states: Tensor, teacher_states: Tensor, mask: Tensor) -> Tensor:
+def hidden_state_loss(student_states: Tensor, teacher_states: Tensor, mask: Tensor, relative: bool = False) -> Tensor:
     """Mean squared difference of hidden states of shape `(batch, seq, width)`: TinyBERT
-    (https://huggingface.co/papers/1909.10351), equation 8."""
-    return _masked_mean((student_states.float() - teacher_states.float()).pow(2).mean(-1), mask)
+    (https://huggingface.co/papers/1909.10351), equation 8. `relative` divides it by the teacher's mean square, for
+    networks such as MobileBERT whose states are not normalised and reach 2.5e7."""
+    student, teacher = student_states.float(), teacher_states.float()
+    loss = _masked_mean((student - teacher).pow(2).mean(-1), mask)
+    if relative:
+        loss = loss / _masked_mean(teacher.pow(2).mean(-1), mask).clamp_min(torch.finfo(torch.float32).tiny)
+    return loss
 
 
 def attention_loss(student_probs: Tensor, teacher_probs: Tensor, mask: Tensor) -> Tensor:
