@@ -12,7 +12,7 @@ from ..benchmark import parse_shape
 from ..convert import resolve_model
 from ..data import TASKS
 from ..evaluation import evaluate
-from ..training.run import check_free, open_work_dir, work_dir_of
+from ..training.run import PRIVATE, check_free, open_work_dir, work_dir_of
 from .checks import check_data, check_model
 from .recipe import TASK_SETTINGS, Recipe, check_order, epochs_of, first_shrinking, load_recipe
 from .report import build_report, write_card, write_plot
@@ -20,8 +20,6 @@ from .stages import SHRINKING, STAGES, TRAINING, Stage, StageResult
 
 
 DEFAULT_RECIPE = "smbert-minilm"
-# Settings that say where things are on this machine, which is nobody's business where the report is published.
-PRIVATE = ("data_dir", "output_dir")
 # Settings that a job may be continued with other values of: nothing that is done depends on them.
 MAY_CHANGE = ("data_dir", "seeds", "shapes")
 

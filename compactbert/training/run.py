@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -37,6 +37,8 @@ MAX_STEPS_PER_CHECKPOINT = 500
 TRIAL_STEPS, TRIAL_WARMUP = 10, 2
 # Bytes left on a disk that is as good as full.
 FULL_DISK = 64 * 2**20
+# Settings that say where things are on this machine, which is nobody's business where a folder is published.
+PRIVATE = ("data_dir", "output_dir")
 NOT_SETTINGS = ("build_trainer", "stage_settings", "task_options")
 
 
@@ -50,9 +52,7 @@ class TrainingRun:
     # Fields of `TrainingArguments` and what else the Trainer's constructor takes.
     arguments: dict[str, Any]
     trainer_arguments: dict[str, Any]
-    work_dir: Path
     nominal_steps: int
-    report: dict[str, Any] = field(default_factory=dict)
 
 
 class ResumableTrainer(Trainer):
@@ -152,7 +152,6 @@ def train_on_task(
         task=loaded_task,
         model=loaded,
         tokenizer=tokenizer,
-        work_dir=work_dir,
         nominal_steps=nominal_steps,
         arguments={
             "output_dir": str(work_dir),
@@ -226,9 +225,7 @@ def train_on_task(
         "seconds_per_step": round(clock.seconds_per_step(), 4),
         "seconds_per_epoch": round(clock.seconds_per_step() * steps_per_epoch, 1),
         "precision": precision,
-        **run.report,
-        # Where things are on this machine is nobody's business where the folder is published.
-        "settings": {k: v for k, v in settings.items() if v is not None and k not in ("data_dir", "output_dir")},
+        "settings": {k: v for k, v in settings.items() if v is not None and k not in PRIVATE},
     }
     assert isinstance(trainer.model, PreTrainedModel)
     publish(trainer.model, tokenizer, report, output_dir)
@@ -330,7 +327,7 @@ def _steps_within(
     with tempfile.TemporaryDirectory() as scratch:
         arguments = run.arguments | {"output_dir": scratch, "max_steps": TRIAL_STEPS, "load_best_model_at_end": False}
         arguments |= dict.fromkeys(("eval_strategy", "save_strategy", "logging_strategy"), "no")
-        trial = build_trainer(replace(run, arguments=arguments, report={}), copy.deepcopy(run.model))
+        trial = build_trainer(replace(run, arguments=arguments), copy.deepcopy(run.model))
         clock = StepClock()
         trial.add_callback(clock)
         trial.train()
@@ -365,6 +362,7 @@ class StepClock(TrainerCallback):
 
 
 __all__ = [
+    "PRIVATE",
     "Precision",
     "ResumableTrainer",
     "StepClock",
