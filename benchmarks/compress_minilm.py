@@ -1,21 +1,26 @@
 """SmBERT from fine-tuned MiniLM-L6 (6 to 3 layers, 12 to 8 heads, FFN 1536 to 1024) and its baselines, all with the
 same final shape, seeds and number of training steps, on five tasks: `benchmarks/compress_minilm.json`.
 
-    python benchmarks/compress_minilm.py run --data-dir DATA --work-dir WORK [--task mrpc] [--seed 1] [--method smbert]
+    python benchmarks/compress_minilm.py run --data-dir DATA --work-dir WORK [--processes 1] [--task mrpc] [--seed 1]
     python benchmarks/compress_minilm.py show
 
-`run` makes what is missing, one cell after another, and may be killed and called again, or called side by side for
-different tasks. Our method is `configs/recipes/smbert-minilm.yaml`; the baselines are below.
+`run` makes what is missing and may be killed and called again. It searches the learning rate of every baseline first.
+Our method is `configs/recipes/smbert-minilm.yaml`; the baselines and the other sizes of ours are below.
 """
 
 import fcntl
 import json
+import multiprocessing
 import shutil
 import statistics
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
+import torch
 import typer
 from scipy.stats import t as student_t
 
@@ -38,9 +43,9 @@ FIVE, THREE = (1, 2, 3, 4, 5), (1, 2, 3)
 TASKS = {
     "mrpc": {"teacher": [("mrpc", 4, 1e-4)], "steps": 345, "seeds": FIVE},
     "rte": {"teacher": [("mnli", 1, 1e-4), ("rte", 4, 5e-5)], "steps": 234, "seeds": FIVE},
-    "sst2": {"teacher": [("sst2", 2, 5e-5)], "steps": 1250, "seeds": THREE},
-    "qqp": {"teacher": [("qqp", 3, 1e-4)], "steps": 626, "seeds": THREE},
-    "paws-x/en": {"teacher": [("paws-x/en", 3, 1e-4), ("paws-x/en", 4, 1.5e-4)], "steps": 750, "seeds": THREE},
+    "sst2": {"teacher": [("sst2", 2, 5e-5)], "steps": 1875, "seeds": THREE},
+    "qqp": {"teacher": [("qqp", 3, 1e-4)], "steps": 939, "seeds": THREE},
+    "paws-x/en": {"teacher": [("paws-x/en", 3, 1e-4), ("paws-x/en", 4, 1.5e-4)], "steps": 1125, "seeds": THREE},
 }
 ROWS = {
     "sst2": {"max_train_rows": 20_000},
@@ -49,18 +54,19 @@ ROWS = {
 }
 TEXT_STEPS = 625
 BEST_THREE = {"prune": {"layers": [1, 3, 5], "heads": 8, "ffn": 1024}}
-FINETUNE = {"finetune": {"epochs": 1, "learning_rate": 1e-4}}
+FINETUNE = {"finetune": {"epochs": 1}}
 LOGITS = {"kd_loss_weight": 1.0, "hard_label_weight": 0.0, "cosine_weight": 0.0}
-# Other sizes than our third, as shares of the weights in the encoder's matrices; by --method.
-CURVE = {"1/2": 1 / 2, "1/6": 1 / 6, "1/10": 1 / 10, "1/20": 1 / 20}
+# Other sizes than our third, as shares of the weights in the encoder's matrices, and their seeds.
+SIZES = {"1/6": (1 / 6, THREE), "1/2": (1 / 2, (1,)), "1/10": (1 / 10, (1,)), "1/20": (1 / 20, (1,))}
 # So many tokens make the whole model, embeddings included, at most 35 % of the teacher.
 SMALL_VOCABULARY = f"{OURS}, 10,500 tokens"
-# Epochs are shares of the steps.
+# Epochs are shares of the steps. The learning rate is the best of these on one task, for each baseline.
+RATES, SEARCH_TASK, SEARCH_SEEDS = (5e-5, 1e-4, 3e-4), "mrpc", (1,)
 BASELINES = {
     "first three layers, fine-tuned": [{"prune": {"layers": [0, 1, 2], "heads": 8, "ffn": 1024}}, FINETUNE],
-    "logits distillation": [BEST_THREE, {"distill": {"epochs": 1, "learning_rate": 1e-4, **LOGITS}}],
+    "logits distillation": [BEST_THREE, {"distill": {"epochs": 1, **LOGITS}}],
     "Theseus": [
-        {"theseus": {"layers": 3, "successor_layers": [1, 3, 5], "epochs": 2, "learning_rate": 1e-4}},
+        {"theseus": {"layers": 3, "successor_layers": [1, 3, 5], "epochs": 2}},
         {"prune": {"heads": 8, "ffn": 1024}},
         FINETUNE,
     ],
@@ -69,23 +75,59 @@ BASELINES = {
 app = typer.Typer()
 
 
+class Cell(NamedTuple):
+    """One figure of the table, or of the search for a baseline's learning rate."""
+
+    task: str
+    method: str
+    seed: int
+    learning_rate: float | None = None
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        if self.learning_rate is None:
+            return "runs", self.task, self.method, str(self.seed)
+        return "search", self.method, str(self.learning_rate), str(self.seed)
+
+    @property
+    def folder(self) -> str:
+        words = [self.method, *self.place[2:]] if self.learning_rate else [self.method, str(self.seed)]
+        return "-".join(words).replace(" ", "-").replace(",", "").replace("/", "_")
+
+
 def methods() -> dict:
     """Stages after the teacher's, by name: the shipped recipe's, those of the baselines, and the shipped recipe's for
     other sizes of the encoder."""
     recipe = load_recipe({"stages": ["finetune"], "baselines": BASELINES})
     ours = load_recipe(RECIPE).stages[1:]
     sizes = {}
-    for name, share in CURVE.items():
+    for name, (share, _) in SIZES.items():
         cut = replace(ours[0], settings={"every": 2, "parameters": share})
         sizes[f"{OURS}, {name} of the encoder"] = (cut, *ours[1:])
     return {OURS: ours, **recipe.baselines, **sizes}
 
 
+def seeds_of(method: str, task: str) -> tuple[int, ...]:
+    sizes = {f"{OURS}, {name} of the encoder": seeds for name, (_, seeds) in SIZES.items()}
+    return sizes.get(method, TASKS[task]["seeds"])
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def read() -> dict:
+    return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+
+
 def record(path: tuple[str, ...], value: object) -> None:
     """Writes one result; several processes may do so at a time."""
-    with RESULTS.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    with locked(RESULTS.with_suffix(".lock")):
+        results = read()
         place = results
         for key in path[:-1]:
             place = place.setdefault(key, {})
@@ -94,29 +136,31 @@ def record(path: tuple[str, ...], value: object) -> None:
         write_text(RESULTS, json.dumps(results, indent=1) + "\n")
 
 
-def recorded(*path: str) -> bool:
-    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+def found(*path: str) -> Any:
+    """A recorded result, or `None`."""
+    results = read()
     for key in path:
         if key not in results:
-            return False
+            return None
         results = results[key]
-    return True
+    return results
 
 
 def run_teacher(task: str, data_dir: Path, work_dir: Path) -> Path:
     folder = work_dir / task.replace("/", "-") / "teacher"
     model: str | Path = "minilm"
-    for number, (name, epochs, learning_rate) in enumerate(TASKS[task]["teacher"], start=1):
-        output = folder / str(number)
-        if not output.exists():
-            options = {"epochs": epochs, "learning_rate": learning_rate, **ROWS.get(name, {})}
-            compactbert.finetune(model, name, output, data_dir=data_dir, seed=TEACHER_SEED, **options)
-        model = output
-    if not recorded("teachers", task):
-        report = json.loads((Path(model) / "metrics.json").read_text())
-        loaded, _ = load_pretrained(model, "ForSequenceClassification")
-        kept = {key: report[key] for key in ("metrics", "rows", "steps")}
-        record(("teachers", task), kept | {"parameters": count_parameters(loaded)})
+    with locked(folder.with_suffix(".lock")):
+        for number, (name, epochs, learning_rate) in enumerate(TASKS[task]["teacher"], start=1):
+            output = folder / str(number)
+            if not output.exists():
+                options = {"epochs": epochs, "learning_rate": learning_rate, **ROWS.get(name, {})}
+                compactbert.finetune(model, name, output, data_dir=data_dir, seed=TEACHER_SEED, **options)
+            model = output
+        if not found("teachers", task):
+            report = json.loads((Path(model) / "metrics.json").read_text())
+            loaded, _ = load_pretrained(model, "ForSequenceClassification")
+            kept = {key: report[key] for key in ("metrics", "rows", "steps")}
+            record(("teachers", task), kept | {"parameters": count_parameters(loaded)})
     return Path(model)
 
 
@@ -132,32 +176,56 @@ def steps_of(stages: list, task: str) -> list[int]:
     ]
 
 
-def run_cell(task: str, method: str, seed: int, teacher: Path, data_dir: Path, work_dir: Path) -> None:
-    folder = work_dir / task.replace("/", "-") / f"{method.replace(' ', '-').replace(',', '')}-{seed}"
+def run_cell(cell: Cell, data_dir: Path, work_dir: Path) -> None:
+    task, method = cell.task, cell.method
+    teacher = run_teacher(task, data_dir, work_dir)
+    rate = cell.learning_rate or best_rate(method)
+    if not cell.learning_rate and task == SEARCH_TASK and (known := found("search", method, str(rate), str(cell.seed))):
+        record(cell.place, known)
+        return
+    if not found(*cell.place):
+        folder = work_dir / task.replace("/", "-") / cell.folder
+        record(cell.place, run_stages(cell, rate, teacher, folder, data_dir))
+    if method == OURS and not found("runs", task, SMALL_VOCABULARY, str(cell.seed)):
+        run_small_vocabulary(task, cell.seed, data_dir, work_dir)
+
+
+def run_stages(cell: Cell, rate: float | None, teacher: Path, folder: Path, data_dir: Path) -> dict[str, Any]:
     model, steps, seconds = teacher, 0, 0.0
-    stages = methods()[method]
-    for number, (stage, max_steps) in enumerate(zip(stages, steps_of(stages, task), strict=True), start=1):
+    stages = methods()[cell.method]
+    for number, (stage, max_steps) in enumerate(zip(stages, steps_of(stages, cell.task), strict=True), start=1):
         output = folder / f"{number}-{stage.kind}"
-        options = {"data_dir": data_dir, "seed": seed, **ROWS.get(task, {}), **stage.settings}
+        options = {"data_dir": data_dir, "seed": cell.seed, **ROWS.get(cell.task, {}), **stage.settings}
         if stage.kind in TRAINING:
             options["max_steps"] = max_steps
             # The steps are the limit; Theseus reaches 1 in the fraction of training that SmBERT's 15 epochs mean.
             options["epochs"] = 15 if stage.kind == "theseus" else 1000
+            options |= {"learning_rate": rate} if rate else {}
         if stage.kind == "distill":
-            options |= {"teacher": teacher, "teacher_cache": work_dir / task.replace("/", "-") / "teacher_cache"}
+            options["teacher"] = teacher
+            alone = multiprocessing.parent_process() is None
+            if alone and not torch.accelerator.is_available():
+                # An accelerator runs the teacher in less time than its outputs take to be read, and two processes
+                # would fill the cache at the same time.
+                options["teacher_cache"] = folder.with_name("teacher_cache")
         if not output.exists():
-            STAGES[stage.kind](model, task, output, **options)
+            STAGES[stage.kind](model, cell.task, output, **options)
         report = json.loads((output / "metrics.json").read_text())
         steps += report.get("steps", 0)
         seconds += report.get("steps", 0) * report.get("seconds_per_step", 0.0)
         model = output
     loaded, _ = load_pretrained(model, "ForSequenceClassification")
-    result = {"metrics": report["metrics"], "steps": steps, "training_seconds": round(seconds, 1)}
-    record(("runs", task, method, str(seed)), result | {"parameters": count_parameters(loaded)})
     # What led to the result is no longer needed; ours is, for its vocabulary to be pruned.
     for output in folder.iterdir():
-        if output != model or method != OURS:
+        if output != model or cell.method != OURS:
             shutil.rmtree(output)
+    return {
+        "metrics": report["metrics"],
+        "steps": steps,
+        "training_seconds": round(seconds, 1),
+        "parameters": count_parameters(loaded),
+        "accelerator": environment()["accelerator"],
+    }
 
 
 def run_small_vocabulary(task: str, seed: int, data_dir: Path, work_dir: Path) -> None:
@@ -173,24 +241,75 @@ def run_small_vocabulary(task: str, seed: int, data_dir: Path, work_dir: Path) -
     shutil.rmtree(output)
 
 
+def best_rate(method: str) -> float | None:
+    """The learning rate that a baseline had the best mean with; `None` for ours, whose recipe says it."""
+    if method not in BASELINES:
+        return None
+    tried = found("search", method) or {}
+    means = {
+        rate: statistics.fmean(run["metrics"]["accuracy"] for run in runs.values()) for rate, runs in tried.items()
+    }
+    return float(max(means, key=means.__getitem__))
+
+
+def work(cells: list[Cell], pool: ProcessPoolExecutor | None, data_dir: Path, work_dir: Path) -> None:
+    if pool is None:
+        for cell in cells:
+            run_cell(cell, data_dir, work_dir)
+        return
+    futures = {pool.submit(run_cell, cell, data_dir, work_dir): cell for cell in cells}
+    for done, future in enumerate(as_completed(futures), start=1):
+        if future.exception():
+            pool.shutdown(wait=False, cancel_futures=True)
+        future.result()
+        print(f"{done}/{len(cells)}", *futures[future], flush=True)
+
+
 @app.command()
 def run(
     data_dir: Annotated[Path, typer.Option()],
     work_dir: Annotated[Path, typer.Option()],
     task: Annotated[list[str], typer.Option()] = list(TASKS),  # noqa: B006
     method: Annotated[list[str] | None, typer.Option()] = None,
-    seed: Annotated[list[int] | None, typer.Option()] = None,
+    seed: Annotated[list[int], typer.Option()] = list(FIVE),  # noqa: B006
+    processes: Annotated[int, typer.Option()] = 1,
 ):
-    for number in seed or FIVE:
-        for name in task:
-            teacher = run_teacher(name, data_dir, work_dir)
-            if number not in TASKS[name]["seeds"]:
-                continue
-            for way in method or (OURS, *BASELINES):
-                if not recorded("runs", name, way, str(number)):
-                    run_cell(name, way, number, teacher, data_dir, work_dir)
-                if way == OURS and not recorded("runs", name, SMALL_VOCABULARY, str(number)):
-                    run_small_vocabulary(name, number, data_dir, work_dir)
+    wanted = [
+        Cell(name, way, number)
+        for number in seed
+        for way in method or methods()
+        for name in task
+        if number in seeds_of(way, name)
+    ]
+    # Other sizes last.
+    wanted.sort(key=lambda cell: cell.method not in (OURS, *BASELINES))
+    search = [
+        Cell(SEARCH_TASK, way, number, rate)
+        for way in BASELINES
+        if any(cell.method == way for cell in wanted)
+        for rate in RATES
+        for number in SEARCH_SEEDS
+    ]
+
+    def missing(cells: list[Cell], of: Callable[[Cell], bool] = lambda cell: True) -> list[Cell]:
+        return [
+            cell
+            for cell in cells
+            if of(cell)
+            and not (
+                found(*cell.place)
+                and (cell.method != OURS or found("runs", cell.task, SMALL_VOCABULARY, str(cell.seed)))
+            )
+        ]
+
+    # Ours needs no search, so it runs beside it; its first cells make the teachers.
+    ours, search = missing(wanted, lambda cell: cell.method == OURS), missing(search)
+    with ExitStack() as stack:
+        pool = None
+        if processes > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")))
+        work(ours[: len(task)] + search + ours[len(task) :], pool, data_dir, work_dir)
+        work(missing(wanted), pool, data_dir, work_dir)
     show()
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from ..compression import describe, prune_iteratively, prune_vocabulary
@@ -69,6 +70,7 @@ def prune_on_task(
     started = time.perf_counter()
     loaded_task = load_task(task, data_dir, **task_options)
     loaded, tokenizer = load_pretrained(model, loaded_task.head, trust_remote_code, require_head=True)
+    loaded.to(torch.accelerator.current_accelerator() or "cpu")  # type: ignore[arg-type]
     shapes = layer_shapes(loaded.config)
     if sum(choice is not None for choice in (every, first, layers)) > 1:
         raise ValueError(f"Give one of `every`, `first` and `layers`, got {every}, {first} and {layers}.")
