@@ -1,8 +1,8 @@
 """Small, fast BERTs for the Hugging Face ecosystem.
 
-Importing this package registers the three model families with transformers' `Auto*` classes. The whole job is four
-functions: [`compress`], [`finetune`], [`evaluate`] and [`predict`]; [`demo`] is a first run. The command line only
-parses its arguments and calls them.
+Importing this package registers the three model families with transformers' `Auto*` classes. The whole job is five
+functions: [`compress`], [`transfer`], [`finetune`], [`evaluate`] and [`predict`]; [`demo`] is a first run. The command
+line only parses its arguments and calls them.
 """
 
 import importlib
@@ -15,7 +15,7 @@ import modeling_smbert  # noqa: F401  (registers)
 if TYPE_CHECKING:
     from .evaluation import evaluate
     from .inference import predict
-    from .recipes import compress, demo
+    from .recipes import compress, demo, transfer
     from .training import finetune
 
 # Loaded on first use: importing this package costs no more than the models.
@@ -25,6 +25,7 @@ _FUNCTIONS = {
     "evaluate": ".evaluation",
     "finetune": ".training",
     "predict": ".inference",
+    "transfer": ".recipes",
 }
 _MODULES = (
     "benchmark",
@@ -49,4 +50,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["compress", "demo", "evaluate", "finetune", "predict"]
+__all__ = ["compress", "demo", "evaluate", "finetune", "predict", "transfer"]

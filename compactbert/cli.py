@@ -105,6 +105,41 @@ def compress(
 
 
 @app.command()
+def transfer(
+    text: Annotated[list[str], typer.Option(help="A text file, folder or pattern; as often as needed.")],
+    output: Annotated[Path, typer.Option(help="Where to write the student; must not exist.")],
+    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a YAML file.")] = "mobilebert-md-minilm",
+    teacher: Annotated[Path | None, typer.Option(help="A finished teacher, or where to put the recipe's.")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="Where the tokenised text is, or is to be put.")] = None,
+    tokenizer: Annotated[str, typer.Option(help="Whose tokens, for a teacher that is new.")] = "minilm",
+    max_steps: Annotated[int | None, typer.Option(help="Budget of the transfer, in steps.")] = None,
+    seed: Seed = 42,
+    trust_remote_code: TrustRemoteCode = False,
+    json_file: JsonFile = None,
+):
+    """Train a MobileBERT on a teacher's feature maps and attention, from text. Continues a run that was killed."""
+    with _friendly_errors(CONTINUES):
+        import compactbert
+
+        report = compactbert.transfer(
+            text,
+            output,
+            recipe=recipe,
+            teacher=teacher,
+            corpus=corpus,
+            tokenizer=tokenizer,
+            max_steps=max_steps,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+        )
+    rows = [(name.replace("_", " "), f"{value:.4g}") for name, value in report["metrics"].items()]
+    rows += [("steps", report["steps"]), ("seconds per step", report["seconds_per_step"])]
+    _show(f"{output}, on {report['measured_on']}", ("", ""), rows)
+    _say(f"{output}: the curves are in {output / 'transfer.png'}.")
+    _write_json(report, json_file)
+
+
+@app.command()
 def finetune(
     model: Model,
     task: TaskName,
@@ -228,7 +263,7 @@ def _friendly_errors(remedy: str = "") -> Iterator[None]:
     """Bad input ends with exit code 2 and the remedy in a line, not with a traceback."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         typer.secho(f"Error: {error}", fg="red", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:

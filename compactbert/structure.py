@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 QUERY_KEY_VALUE = ("attention.self.query", "attention.self.key", "attention.self.value")
 ATTENTION_OUTPUT = "attention.output.dense"
+ATTENTION_DROPOUT = "attention.self.dropout"
 FAMILIES = ("smbert", "mobilebert_md", "ib_bert")
 # The sizes that a layer may have for itself; a family has those that its configuration declares.
 PER_LAYER_FIELDS = (
@@ -78,6 +79,7 @@ def network_prefixes(num_networks: int) -> list[str]:
 
 
 __all__ = [
+    "ATTENTION_DROPOUT",
     "ATTENTION_OUTPUT",
     "FAMILIES",
     "PER_LAYER_FIELDS",

@@ -351,7 +351,7 @@ def test_impossible_recipes_are_refused_before_anything_runs(stages, message, ti
     ("text", "message"),
     [
         ("stages: [", "is not valid YAML"),
-        ("- finetune", "must be a mapping with `stages`"),
+        ("- finetune", "must be a mapping of its stages"),
         ("steps: []", r"unknown keys \['steps'\]"),
         ("stages: [finetune]\nbaselines: [x]", "must map names to stages"),
         ("stages: [finetune]\nbaselines: {x: [distill]}", "The baseline 'x'|its own teacher"),

@@ -48,10 +48,10 @@ def epochs_of(stage: Stage) -> float:
     return float(stage.settings.get("epochs", _parameters(stage.kind)["epochs"].default))
 
 
-def list_recipes() -> list[str]:
-    """Names of the shipped recipes."""
-    folder = files("compactbert.configs").joinpath("recipes")
-    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+def list_recipes(folder: str = "recipes") -> list[str]:
+    """Names of the shipped recipes of [`~compactbert.compress`], or of `"transfer"`."""
+    shipped = files("compactbert.configs").joinpath(folder)
+    return sorted(file.name.removesuffix(".yaml") for file in shipped.iterdir() if file.name.endswith(".yaml"))
 
 
 def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
@@ -66,17 +66,26 @@ def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
         return recipe
     if isinstance(recipe, Mapping):
         return _parse(recipe, str(recipe.get("name", "the given recipe")))
-    shipped = files("compactbert.configs").joinpath("recipes", f"{recipe}.yaml")
+    return _parse(read_recipe(recipe, "recipes"), str(recipe))
+
+
+def read_recipe(recipe: str | Path, folder: str) -> Mapping[str, Any]:
+    """What a shipped recipe or a YAML file says.
+
+    Raises:
+        ValueError: if there is no such recipe, or it is not YAML.
+    """
+    shipped = files("compactbert.configs").joinpath(folder, f"{recipe}.yaml")
     path = Path(recipe)
     if not shipped.is_file() and not path.is_file():
-        raise ValueError(f"There is no recipe or file {str(recipe)!r}; the recipes are {list_recipes()}.")
+        raise ValueError(f"There is no recipe or file {str(recipe)!r}; the recipes are {list_recipes(folder)}.")
     try:
         data = yaml.load((shipped if shipped.is_file() else path).read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"The recipe {str(recipe)!r} is not valid YAML: {error}") from error
     if not isinstance(data, Mapping):
-        raise ValueError(f"The recipe {str(recipe)!r} must be a mapping with `stages`, got {type(data).__name__}.")
-    return _parse(data, str(recipe))
+        raise ValueError(f"The recipe {str(recipe)!r} must be a mapping of its stages, got {type(data).__name__}.")
+    return data
 
 
 def _parse(data: Mapping[str, Any], source: str) -> Recipe:
@@ -233,4 +242,4 @@ def check_order(stages: Sequence[Stage], source: str, finetuned: bool = False, g
         )
 
 
-__all__ = ["Recipe", "check_order", "epochs_of", "first_shrinking", "list_recipes", "load_recipe"]
+__all__ = ["Recipe", "check_order", "epochs_of", "first_shrinking", "list_recipes", "load_recipe", "read_recipe"]

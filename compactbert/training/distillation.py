@@ -2,7 +2,6 @@
 
 import errno
 import inspect
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.utils import find_labels, logging
 
 from ..convert import load_pretrained
-from ..structure import layer_shapes, layers_of
+from ..structure import ATTENTION_DROPOUT, layer_shapes, layers_of
 from .losses import (
     attention_loss,
     binary_soft_target_loss,
@@ -32,7 +31,6 @@ from .teacher import CACHE_LIMITS, LABELS, Observation, Request, TeacherCache, o
 
 logger = logging.get_logger(__name__)
 PROJECTIONS = "projections.safetensors"
-ATTENTION_DROPOUT = "attention.self.dropout"
 LayerMap = Sequence[Sequence[int]]
 
 
@@ -203,9 +201,6 @@ class DistillationTrainer(ResumableTrainer):
                 if pair.student_width != pair.teacher_width
             }
         )
-        # What the steps since the last log have made of every term, and how many they are.
-        self._parts: dict[str, list[Tensor]] = defaultdict(list)
-        self._steps = 0.0
         super().__init__(model, args, **kwargs)
         self.projections.to(self.args.device)
         self.add_callback(_ZeroGradients(self.projections))
@@ -293,11 +288,7 @@ class DistillationTrainer(ResumableTrainer):
             for name, term in self.loss_terms.items():
                 value = term.weight * term.function(student, teacher, inputs)
                 parts[name] = parts.get(name, 0.0) + value / len(pairs)
-        # As the Trainer weighs the loss; the last step of an epoch may have fewer batches.
-        share = 1 / getattr(self, "current_gradient_accumulation_steps", 1)
-        self._steps += share
-        for name, value in parts.items():
-            self._parts[name].append(share * value.detach())
+        self.keep_parts(parts)
         loss = torch.stack(list(parts.values())).sum()
         return (loss, student.outputs) if return_outputs else loss
 
@@ -319,15 +310,6 @@ class DistillationTrainer(ResumableTrainer):
     def _project(self, key: tuple[str, int], index: int, states: Tensor) -> Tensor:
         name = f"{key[0] or 'task'}:{key[1]}:{index}"
         return self.projections[name](states) if name in self.projections else states
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the Trainer's, with the mean of every weighted term since the last time."""
-        if "loss" in logs:
-            sums = {name: torch.stack(values).sum().item() for name, values in self._parts.items()}
-            logs |= {f"{name}_loss": value / self._steps for name, value in sums.items()}
-            self._parts.clear()
-            self._steps = 0.0
-        super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)

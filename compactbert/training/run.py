@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,7 +59,32 @@ class TrainingRun:
 class ResumableTrainer(Trainer):
     """A [`~transformers.Trainer`] that groups rows by length in an order that depends on seed and epoch alone, so that
     a run that continues within an epoch sees the rows that were left. transformers' own sampler draws the order from
-    the global random state, which a checkpoint in the middle of an epoch does not bring back (seen in 5.23)."""
+    the global random state, which a checkpoint in the middle of an epoch does not bring back (seen in 5.23).
+
+    It also logs the parts of a loss that [`keep_parts`] was given."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        # What the steps since the last log have made of every part, and how many they are.
+        self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._steps = 0.0
+        super().__init__(*args, **kwargs)
+
+    def keep_parts(self, parts: Mapping[str, torch.Tensor]) -> None:
+        """Keeps the parts of a batch's loss for the log."""
+        # As the Trainer weighs the loss; the last step of an epoch may have fewer batches.
+        share = 1 / getattr(self, "current_gradient_accumulation_steps", 1)
+        self._steps += share
+        for name, value in parts.items():
+            self._parts[name].append(share * value.detach())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As the Trainer's, with the mean of every part since the last time."""
+        if "loss" in logs:
+            sums = {name: torch.stack(values).sum().item() for name, values in self._parts.items()}
+            logs |= {f"{name}_loss": value / self._steps for name, value in sums.items()}
+            self._parts.clear()
+            self._steps = 0.0
+        super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         sampler = super()._get_train_sampler(train_dataset)
@@ -143,7 +169,7 @@ def train_on_task(
     evaluation, evaluation_truncated = encode_task(loaded_task, loaded_task.evaluation, tokenizer, limit)
 
     if precision == "auto":
-        precision = "bf16" if _computes_in_bf16() else "fp32"
+        precision = "bf16" if computes_in_bf16() else "fp32"
     steps_per_epoch = -(-len(train) // batch_size)
     nominal_steps = max(1, round(epochs * steps_per_epoch))
     checkpoint_steps = min(steps_per_epoch, MAX_STEPS_PER_CHECKPOINT)
@@ -335,7 +361,8 @@ def _steps_within(
     return max(1, int(60 * max_minutes * len(durations) / sum(durations)))
 
 
-def _computes_in_bf16() -> bool:
+def computes_in_bf16() -> bool:
+    """Whether the hardware does."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -362,12 +389,14 @@ class StepClock(TrainerCallback):
 
 
 __all__ = [
+    "MAX_STEPS_PER_CHECKPOINT",
     "PRIVATE",
     "Precision",
     "ResumableTrainer",
     "StepClock",
     "TrainingRun",
     "check_free",
+    "computes_in_bf16",
     "last_complete_checkpoint",
     "open_work_dir",
     "publish",

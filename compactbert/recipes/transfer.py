@@ -1,0 +1,246 @@
+"""`transfer`: a small language model from text and a teacher, as a recipe says."""
+
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+from matplotlib.figure import Figure
+
+from ..convert import load_pretrained, resolve_model
+from ..data import build_corpus
+from ..files import write_text
+from ..training import ib_teacher, pretrain, transfer_knowledge
+from ..training.run import check_free
+from ..training.text import train_on_corpus
+from .recipe import read_recipe
+
+
+DEFAULT_TRANSFER = "mobilebert-md-minilm"
+TEACHERS: dict[str, Callable[..., dict[str, Any]]] = {"ib_teacher": ib_teacher, "pretrain": pretrain}
+# Arguments that are the job's, not the recipe's.
+JOB_ARGUMENTS = {"corpus", "output_dir", "teacher", "seed", "trust_remote_code", "sources", "tokenizer"}
+CARD = """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+A small language model, made from text and a teacher by `compactbert transfer` with the recipe `{{ recipe }}`:
+{{ description }}
+
+```python
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+model = AutoModelForMaskedLM.from_pretrained("{{ title }}", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("{{ title }}")
+```
+
+## Measured on {{ measured_on }}
+
+{{ table }}
+
+{{ steps }} steps of {{ tokens }} tokens at most, in {{ precision }}, seed {{ seed }}. The curves are in
+`transfer.png`, all settings in `metrics.json`. The licences of the teacher and of the text apply; none is claimed here.
+"""
+
+
+@dataclass(frozen=True)
+class TransferRecipe:
+    """
+    What `transfer` does.
+
+    Args:
+        name, description (`str`): For people.
+        corpus (`dict`): Arguments of [`~compactbert.data.build_corpus`].
+        teacher (`dict`): How the teacher is made: `ib_teacher` or `pretrain`, with its arguments.
+        student (`str`): A preset, a JSON file of an architecture, or a folder.
+        transfer (`dict`): Arguments of [`~compactbert.training.transfer_knowledge`].
+    """
+
+    name: str
+    description: str
+    corpus: Mapping[str, Any]
+    teacher: Mapping[str, Mapping[str, Any]]
+    student: str
+    transfer: Mapping[str, Any]
+
+
+def load_transfer_recipe(recipe: str | Path | Mapping[str, Any]) -> TransferRecipe:
+    """
+    A recipe of `transfer` by its name, from a YAML file, or from a `dict` of the same form.
+
+    Raises:
+        ValueError: if there is no such recipe, it is not YAML, or a key or setting is missing or unknown.
+    """
+    data = recipe if isinstance(recipe, Mapping) else read_recipe(recipe, "transfer")
+    source = str(data.get("name", "the given recipe") if isinstance(recipe, Mapping) else recipe)
+    keys = ("name", "description", "corpus", "teacher", "student", "transfer")
+    if unknown := sorted(set(data) - set(keys)):
+        raise ValueError(f"The recipe {source!r} has unknown keys {unknown}: expected {keys}.")
+    if missing := [name for name in ("teacher", "student", "transfer") if not data.get(name)]:
+        raise ValueError(f"The recipe {source!r} needs {missing}.")
+    teacher = data["teacher"]
+    if not isinstance(teacher, Mapping) or len(teacher) != 1 or next(iter(teacher)) not in TEACHERS:
+        raise ValueError(f"`teacher` of the recipe {source!r} must be one of {list(TEACHERS)}, got {teacher!r}.")
+    kind, settings = next(iter(teacher.items()))
+    sections: dict[str, tuple[Any, list[Callable]]] = {
+        "corpus": (data.get("corpus") or {}, [build_corpus]),
+        f"teacher: {kind}": (settings, [TEACHERS[kind], train_on_corpus]),
+        "transfer": (data["transfer"], [transfer_knowledge, train_on_corpus]),
+    }
+    for name, (values, functions) in sections.items():
+        _check_section(values, functions, f"`{name}` of the recipe {source!r}")
+    return TransferRecipe(
+        name=str(data.get("name", Path(source).stem)),
+        description=str(data.get("description", "")).strip(),
+        corpus=data.get("corpus") or {},
+        teacher=teacher,
+        student=str(data["student"]),
+        transfer=data["transfer"],
+    )
+
+
+def _check_section(values: Any, functions: Iterable[Callable], where: str) -> None:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} must be a mapping of settings, got {values!r}.")
+    named = {
+        name
+        for function in functions
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+    internal = {"build_trainer", "stage_settings", "measure"}
+    # A teacher's `model` is what it is made of; the student is named apart.
+    hidden = JOB_ARGUMENTS | internal | (set() if "teacher" in where else {"model"})
+    if unknown := sorted(set(values) - named | set(values) & hidden):
+        raise ValueError(f"{where} has unknown settings {unknown}: expected {sorted(named - hidden)}.")
+    if "max_steps" in named and "max_steps" not in values:
+        raise ValueError(f"{where} needs `max_steps`.")
+
+
+def transfer(
+    texts: str | Path | Iterable[Any],
+    output_dir: str | Path,
+    *,
+    recipe: str | Path | Mapping[str, Any] = DEFAULT_TRANSFER,
+    teacher: str | Path | None = None,
+    corpus: str | Path | None = None,
+    tokenizer: str | Path = "minilm",
+    max_steps: int | None = None,
+    seed: int = 42,
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
+    """
+    Makes a MobileBERT from text: tokenises it, makes a teacher, and trains a student on the teacher's feature maps,
+    attention and predictions. Each of the three leaves a folder that is found again, so a job that was killed continues
+    when it is called again with the same arguments; start it with `accelerate launch` for several processes.
+
+    Args:
+        texts (`str`, `Path`, or a list of them):
+            Text files, see [`~compactbert.data.build_corpus`].
+        output_dir (`str` or `Path`):
+            Where to write the student, its card, `metrics.json` and `transfer.png`. Must not exist, or be empty.
+        recipe (`str`, `Path` or `dict`, *optional*, defaults to `"mobilebert-md-minilm"`):
+            Name of a shipped recipe, a YAML file, or a recipe of the same form.
+        teacher (`str` or `Path`, *optional*):
+            A finished teacher, or where to put the one that the recipe makes; `None` is `<output_dir>-teacher`.
+        corpus (`str` or `Path`, *optional*):
+            Where to put the tokenised text, or where it is; `None` is `<output_dir>-corpus`.
+        tokenizer (`str` or `Path`, *optional*, defaults to `"minilm"`):
+            Whose tokens; of a teacher that is made of a model, that model's.
+        max_steps (`int`, *optional*):
+            A budget for the transfer in place of the recipe's; its stages shrink with it.
+        seed (`int`, *optional*, defaults to 42):
+            Of everything.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Run the code of a teacher's repository that brings its own.
+
+    Returns:
+        `dict`: what is written to `metrics.json`.
+
+    Raises:
+        ValueError: if an argument or the recipe is wrong, or text, teacher and student do not fit each other.
+        FloatingPointError: if a loss is not finite, see [`~compactbert.training.PretrainingTrainer`].
+    """
+    loaded = load_transfer_recipe(recipe)
+    output_dir = Path(output_dir).absolute()
+    report_file = output_dir / "metrics.json"
+    if report_file.is_file() and not (output_dir / "README.md").is_file():
+        # Killed between the weights and their card.
+        return _finish(json.loads(report_file.read_text()), loaded, output_dir)
+    check_free(output_dir)
+    teacher_dir = Path(teacher or output_dir.with_name(f"{output_dir.name}-teacher"))
+    corpus_dir = Path(corpus or output_dir.with_name(f"{output_dir.name}-corpus"))
+    ((kind, settings),) = loaded.teacher.items()
+    if kind == "ib_teacher":
+        tokenizer = settings["model"]
+    given = teacher_dir.is_dir() and any(teacher_dir.iterdir())
+    _, words = load_pretrained(teacher_dir if given else resolve_model(tokenizer), "", trust_remote_code)
+    build_corpus(texts, words, corpus_dir, seed=seed, **loaded.corpus)
+    if not given:
+        made_of = {"tokenizer": tokenizer} if kind == "pretrain" else {"trust_remote_code": trust_remote_code}
+        TEACHERS[kind](corpus=corpus_dir, output_dir=teacher_dir, seed=seed, **made_of, **settings)
+    options = dict(loaded.transfer)
+    if max_steps is not None:
+        if options.get("transfer_steps"):
+            options["transfer_steps"] = round(options["transfer_steps"] * max_steps / options["max_steps"])
+        options["max_steps"] = max_steps
+    options |= {"seed": seed, "trust_remote_code": trust_remote_code}
+    report = transfer_knowledge(loaded.student, teacher_dir, corpus_dir, output_dir, **options)
+    return _finish(report, loaded, output_dir)
+
+
+def _finish(report: dict[str, Any], recipe: TransferRecipe, output_dir: Path) -> dict[str, Any]:
+    """Adds the picture and the card; the card is the last file to come."""
+    if not output_dir.is_dir():
+        # One of several processes, of which the first one writes.
+        return report
+    write_curves(report, output_dir / "transfer.png")
+    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in report["metrics"].items())
+    card = ModelCard.from_template(
+        ModelCardData(
+            library_name="transformers",
+            pipeline_tag="fill-mask",
+            tags=["compactbert", "knowledge-distillation", "mobilebert"],
+        ),
+        template_str=CARD,
+        title=output_dir.name,
+        recipe=recipe.name,
+        description=recipe.description,
+        measured_on=report["measured_on"],
+        table=f"| metric | value |\n|---|---|\n{rows}",
+        steps=report["steps"],
+        tokens=report["tokens_per_step"],
+        precision=report["precision"],
+        seed=report["settings"]["seed"],
+    )
+    write_text(output_dir / "README.md", str(card) + "\n")
+    return report
+
+
+def write_curves(report: Mapping[str, Any], path: Path) -> None:
+    """Draws every part of the loss over the steps, with lines where stages begin."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    names = sorted({name for entry in report["losses"] for name in entry if name.endswith("_loss")})
+    for name in names:
+        points = [(entry["step"], entry[name]) for entry in report["losses"] if name in entry]
+        axes.plot(*zip(*points, strict=True), label=name.removesuffix("_loss").replace("_", " "))
+    stages = [(entry["step"], entry.get("stage", 1)) for entry in report["losses"]]
+    for (before, stage), (_, following) in zip(stages, stages[1:], strict=False):
+        if stage != following:
+            axes.axvline(before, color="0.8", linewidth=0.8, zorder=0)
+    axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss, weighted")
+    axes.legend()
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png", dpi=120)
+    partial.replace(path)
+
+
+__all__ = ["TransferRecipe", "load_transfer_recipe", "transfer", "write_curves"]

@@ -1,0 +1,338 @@
+"""From a corpus of text to a saved language model: pre-training, and transfer from a teacher; resumable, in full."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    AutoModelForPreTraining,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+    set_seed,
+)
+
+from ..convert import load_pretrained
+from ..data import Corpus, PretrainingCollator
+from ..presets import list_presets, load_preset
+from .distillation import check_same_tokenizer
+from .ib_teacher import make_ib_bert
+from .pretraining import PretrainingConfig, PretrainingTrainer, measure_pretraining
+from .progressive import ProgressiveTransferConfig, ProgressiveTransferTrainer, check_pair, measure_transfer
+from .run import (
+    MAX_STEPS_PER_CHECKPOINT,
+    PRIVATE,
+    StepClock,
+    check_free,
+    computes_in_bf16,
+    last_complete_checkpoint,
+    open_work_dir,
+    publish,
+    work_dir_of,
+)
+
+
+# Held-out samples that a result is measured on.
+MEASURED_SAMPLES = 1024
+
+
+def pretrain(
+    model: str | Path,
+    corpus: str | Path,
+    output_dir: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    trained: str = "all",
+    **run_settings: Any,
+) -> dict[str, Any]:
+    """
+    Trains a language model on a corpus (masked tokens, and the next sentence where the corpus has pairs), and leaves a
+    folder that loads anywhere. A run that was killed continues when it is called again with the same arguments.
+
+    Args:
+        model (`str` or `Path`):
+            A folder or repository; `"minilm"`; or a preset or JSON file of an architecture, whose weights are new.
+        corpus (`str` or `Path`):
+            A folder that [`~compactbert.data.build_corpus`] made.
+        output_dir (`str` or `Path`):
+            Where to write the model, tokenizer and `metrics.json`. Must not exist, or be empty.
+        tokenizer (`str` or `Path`, *optional*):
+            A folder or repository, for a new architecture.
+        trained (`"all"` or `"head"`, *optional*, defaults to `"all"`):
+            See [`PretrainingConfig`].
+        run_settings:
+            See [`transfer_knowledge`].
+
+    Raises:
+        ValueError: if an argument is out of range, the model or corpus cannot be read or do not fit each other,
+            `output_dir` is taken, or `<output_dir>.partial` belongs to a run with other arguments.
+        FloatingPointError: as [`PretrainingTrainer`].
+    """
+
+    def build(arguments: dict[str, Any], rest: dict[str, Any], student: PreTrainedModel) -> PretrainingTrainer:
+        return PretrainingTrainer(student, PretrainingConfig(**arguments, trained=trained), **rest)
+
+    loaded, loaded_tokenizer = load_language_model(model, tokenizer, run_settings.get("seed", 42))
+    settings = {"model": str(model), "trained": trained}
+    return train_on_corpus(loaded, loaded_tokenizer, corpus, output_dir, build, settings, **run_settings)
+
+
+def transfer_knowledge(
+    model: str | Path,
+    teacher: str | Path,
+    corpus: str | Path,
+    output_dir: str | Path,
+    *,
+    strategy: str = "progressive",
+    variant: str = "paper",
+    transfer_steps: int | None = None,
+    feature_map_transfer_weight: float = 1.0,
+    attention_transfer_weight: float = 1.0,
+    ground_truth_ratio: float = 0.5,
+    temperature: float = 1.0,
+    stages: list[list[int]] | None = None,
+    layer_map: list[int] | None = None,
+    earlier_layers_rate: float = 0.0,
+    layer_schedule: str = "constant",
+    copy_from_teacher: bool = True,
+    trust_remote_code: bool = False,
+    **run_settings: Any,
+) -> dict[str, Any]:
+    """
+    Trains a student on a teacher's feature maps, attention and predictions (MobileBERT,
+    https://huggingface.co/papers/2004.02984, section 3.4-3.5), and leaves a folder that loads anywhere. A run that was
+    killed continues, within whatever stage, when it is called again with the same arguments and as many processes.
+
+    Args:
+        model (`str` or `Path`):
+            The student: a preset or JSON file of an architecture, or a folder.
+        teacher (`str` or `Path`):
+            A folder or repository of a language model with the student's feature map width, such as one that
+            [`ib_teacher`] left.
+        corpus (`str` or `Path`), output_dir (`str` or `Path`):
+            As in [`pretrain`].
+        strategy, ..., copy_from_teacher:
+            See [`ProgressiveTransferConfig`].
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Run the code of a teacher's repository that brings its own.
+        run_settings:
+            `max_steps` (needed), `batch_size` (32, per process and `accumulation` step), `accumulation` (1),
+            `learning_rate` (5e-4), `optimizer` (`"adamw"` or `"lamb"`), `weight_decay` (0.01), `warmup` (0.1, a share
+            of a stage, or steps), `max_grad_norm` (1.0), `precision` (`"auto"`), `mlm_probability` (0.15),
+            `max_predictions` (`None`), `whole_word` (`True`), `seed` (42).
+
+    Returns:
+        `dict`: what is written to `metrics.json`: `metrics` on held-out text (`mlm_loss`, `mlm_accuracy`,
+        `nsp_accuracy`, `feature_map_distance`, `attention_distance`), `steps`, `seconds_per_step`, `settings`, ...
+
+    Raises:
+        ValueError: as [`pretrain`] and [`ProgressiveTransferTrainer`], and if teacher and corpus have different
+            tokenizers.
+        FloatingPointError: as [`PretrainingTrainer`].
+    """
+    settings = {name: value for name, value in locals().items() if name not in ("run_settings", "corpus", "output_dir")}
+    own = {field.name for field in fields(ProgressiveTransferConfig)} - {f.name for f in fields(TrainingArguments)}
+    terms = {name: value for name, value in settings.items() if name in own}
+    attention = "eager" if attention_transfer_weight else "sdpa"
+    teacher_model, tokenizer = load_pretrained(teacher, "ForPreTraining", trust_remote_code, require_head=True)
+    student, student_tokenizer = load_language_model(model, teacher, run_settings.get("seed", 42))
+    check_same_tokenizer(student_tokenizer, tokenizer)
+    for loaded in (student, teacher_model):
+        loaded.set_attn_implementation(attention)
+    layers = check_pair(student, teacher_model, layer_map, bool(attention_transfer_weight))
+
+    def build(arguments: dict[str, Any], rest: dict[str, Any], student: PreTrainedModel) -> ProgressiveTransferTrainer:
+        return ProgressiveTransferTrainer(
+            student, teacher_model, ProgressiveTransferConfig(**arguments, **terms), **rest
+        )
+
+    def measure(model: PreTrainedModel, held_out: Any, collator: Any) -> dict[str, float]:
+        return measure_transfer(model, teacher_model, held_out, collator, layers)
+
+    settings |= {"model": str(model), "teacher": str(teacher)}
+    return train_on_corpus(student, tokenizer, corpus, output_dir, build, settings, measure, **run_settings)
+
+
+def ib_teacher(
+    model: str | Path,
+    corpus: str | Path,
+    output_dir: str | Path,
+    *,
+    feature_map_size: int = 512,
+    embedding_size: int = 256,
+    trust_remote_code: bool = False,
+    **run_settings: Any,
+) -> dict[str, Any]:
+    """
+    Makes an IB-BERT teacher out of a BERT with [`make_ib_bert`], trains its head and embeddings (and the rest with
+    them) on a corpus, and leaves a folder.
+
+    Args:
+        model (`str` or `Path`):
+            A folder or repository of a BERT, or `"minilm"`.
+        corpus, output_dir, run_settings:
+            As in [`pretrain`].
+        feature_map_size, embedding_size:
+            See [`make_ib_bert`]; the student's `hidden_size` and `embedding_size`.
+
+    Raises:
+        ValueError: as [`pretrain`] and [`make_ib_bert`].
+    """
+    source, tokenizer = load_pretrained(model, "ForPreTraining", trust_remote_code)
+    set_seed(run_settings.get("seed", 42))
+    counts = _token_counts(Corpus.open(corpus), source.config.vocab_size)
+    made = make_ib_bert(source, feature_map_size, embedding_size, counts)
+
+    def build(arguments: dict[str, Any], rest: dict[str, Any], student: PreTrainedModel) -> PretrainingTrainer:
+        return PretrainingTrainer(student, PretrainingConfig(**arguments), **rest)
+
+    settings = {"model": str(model), "feature_map_size": feature_map_size, "embedding_size": embedding_size}
+    return train_on_corpus(made, tokenizer, corpus, output_dir, build, settings, **run_settings)
+
+
+def load_language_model(
+    model: str | Path, tokenizer: str | Path | None, seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A language model with a head, and its tokenizer: from a folder or repository, or new for an architecture.
+
+    Raises:
+        ValueError: if it cannot be read, or an architecture comes without a tokenizer.
+    """
+    set_seed(seed)
+    if str(model) not in list_presets() and Path(model).suffix != ".json":
+        return load_pretrained(model, "ForPreTraining")
+    if tokenizer is None:
+        raise ValueError(f"{str(model)!r} is an architecture: name a `tokenizer`.")
+    config = load_preset(model)
+    # The teacher's, so that both count the same tokens.
+    source, loaded = load_pretrained(tokenizer, "ForPreTraining")
+    config.vocab_size = source.config.vocab_size
+    set_seed(seed)
+    return AutoModelForPreTraining.from_config(config), loaded
+
+
+def _token_counts(corpus: Corpus, vocab_size: int) -> torch.Tensor:
+    counts = sum(np.bincount(shard, minlength=vocab_size) for shard in corpus.train.tokens)
+    return torch.from_numpy(np.asarray(counts))
+
+
+def train_on_corpus(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: str | Path,
+    output_dir: str | Path,
+    build_trainer: Callable[[dict[str, Any], dict[str, Any], PreTrainedModel], PretrainingTrainer],
+    stage_settings: Mapping[str, Any],
+    measure: Callable[..., dict[str, float]] | None = None,
+    *,
+    max_steps: int,
+    batch_size: int = 32,
+    accumulation: int = 1,
+    learning_rate: float = 5e-4,
+    optimizer: str = "adamw",
+    weight_decay: float = 0.01,
+    warmup: float = 0.1,
+    max_grad_norm: float = 1.0,
+    precision: str = "auto",
+    mlm_probability: float = 0.15,
+    max_predictions: int | None = None,
+    whole_word: bool = True,
+    seed: int = 42,
+) -> dict[str, Any]:
+    """
+    Trains with the Trainer that `build_trainer` makes, measures, and leaves a folder; see [`transfer_knowledge`] for
+    the settings.
+
+    Args:
+        build_trainer (callable):
+            Makes the Trainer from fields of its configuration, further arguments and the model.
+        stage_settings (`dict`):
+            What `build_trainer` depends on, for the report and for recognising an unfinished run.
+        measure (callable, *optional*):
+            Further metrics of the trained model, from held-out samples and a collator.
+    """
+    names = ("model", "tokenizer", "output_dir", "build_trainer", "stage_settings", "measure", "corpus")
+    settings = {name: value for name, value in locals().items() if name not in names} | dict(stage_settings)
+    output_dir = Path(output_dir)
+    for name in ("max_steps", "batch_size", "accumulation", "learning_rate"):
+        if settings[name] <= 0:
+            raise ValueError(f"`{name}` must be positive, got {settings[name]}.")
+    check_free(output_dir)
+    data = Corpus.open(corpus)
+    data.check_tokenizer(tokenizer)
+    positions = model.config.max_position_embeddings
+    if data.settings["sequence_length"] > positions:
+        raise ValueError(
+            f"The corpus has samples of {data.settings['sequence_length']} tokens, the model takes {positions}: build "
+            f"one with `sequence_length={positions}`."
+        )
+    if precision == "auto":
+        precision = "bf16" if computes_in_bf16() else "fp32"
+    set_seed(seed)
+    work_dir = work_dir_of(output_dir)
+    masks = {"mlm_probability": mlm_probability, "max_predictions": max_predictions, "whole_word": whole_word}
+    collator = PretrainingCollator(tokenizer, **masks, seed=seed)  # type: ignore[arg-type]
+    checkpoint_steps = max(1, min(MAX_STEPS_PER_CHECKPOINT, max_steps // 4))
+    arguments = {
+        "output_dir": str(work_dir),
+        "max_steps": max_steps,
+        "learning_rate": learning_rate,
+        "optimizer": optimizer,
+        "per_device_train_batch_size": batch_size,
+        "gradient_accumulation_steps": accumulation,
+        "weight_decay": weight_decay,
+        "warmup_steps": warmup,
+        "max_grad_norm": max_grad_norm,
+        # MobileBERT's.
+        "adam_epsilon": 1e-6,
+        "save_strategy": "steps",
+        "save_steps": checkpoint_steps,
+        "save_total_limit": 2,
+        "logging_steps": max(1, min(50, max_steps // 20)),
+        "seed": seed,
+        "report_to": "none",
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "use_cpu": not torch.accelerator.is_available(),
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
+    }
+    unfinished = last_complete_checkpoint(work_dir) is not None
+    rest = {"train_dataset": data.train, "data_collator": collator, "processing_class": tokenizer}
+    trainer = build_trainer(arguments, rest, model)
+    settings |= {"corpus": data.index["digest"], "corpus_settings": data.settings, "processes": trainer.args.world_size}
+    with trainer.args.main_process_first():
+        if trainer.is_world_process_zero():
+            open_work_dir(work_dir, settings, unfinished)
+    clock = StepClock()
+    trainer.add_callback(clock)
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(work_dir))
+    trained = trainer.student
+    held_out = data.held_out or data.train
+    held_out.set_epoch(0)
+    sample = torch.utils.data.Subset(held_out, range(min(MEASURED_SAMPLES, len(held_out))))
+    metrics = measure_pretraining(trained, sample, collator, batch_size)
+    if measure is not None:
+        metrics |= measure(trained, sample, collator)
+    report = {
+        "metrics": metrics,
+        "measured_on": "held-out text" if data.held_out else "training text",
+        "samples": {"train": len(data.train), "measured": len(sample)},
+        "steps": min(trainer.state.global_step, max_steps),
+        "tokens_per_step": batch_size * accumulation * trainer.args.world_size * data.settings["sequence_length"],
+        "seconds_per_step": round(clock.seconds_per_step(), 4),
+        "precision": precision,
+        "losses": [entry for entry in trainer.state.log_history if "loss" in entry],
+        "settings": {name: value for name, value in settings.items() if value is not None and name not in PRIVATE},
+    }
+    report = json.loads(json.dumps(report, default=str))
+    if trainer.is_world_process_zero():
+        publish(trained, tokenizer, report, output_dir)
+    trainer.accelerator.wait_for_everyone()
+    return report
+
+
+__all__ = ["ib_teacher", "pretrain", "train_on_corpus", "transfer_knowledge"]
