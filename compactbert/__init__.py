@@ -36,6 +36,7 @@ _MODULES = (
     "inference",
     "presets",
     "recipes",
+    "search",
     "structure",
     "training",
 )
