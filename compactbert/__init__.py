@@ -37,6 +37,7 @@ _MODULES = (
     "inference",
     "presets",
     "recipes",
+    "search",
     "structure",
     "training",
 )

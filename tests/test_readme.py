@@ -95,8 +95,9 @@ def test_figures_are_the_measured_ones(name):
     "name",
     [
         "compactbert.compression.vocabulary",
-        "compactbert.convert",
+        "compactbert.convert.encoders",
         "compactbert.presets",
+        "compactbert.search",
         "modeling_mobilebert_md.configuration_mobilebert_md",
         "modeling_smbert.configuration_smbert",
     ],

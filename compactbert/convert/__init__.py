@@ -1,0 +1,25 @@
+"""Other libraries' encoders as ours, and back: transformers' classes, TensorFlow 1's checkpoints."""
+
+from .encoders import (
+    FAMILIES,
+    from_transformers,
+    load_pretrained,
+    minilm_path,
+    rebuild,
+    resolve_model,
+    to_transformers,
+)
+from .tf1 import from_tf1, tf1_variables
+
+
+__all__ = [
+    "FAMILIES",
+    "from_tf1",
+    "from_transformers",
+    "load_pretrained",
+    "minilm_path",
+    "rebuild",
+    "resolve_model",
+    "tf1_variables",
+    "to_transformers",
+]
