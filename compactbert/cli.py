@@ -140,6 +140,39 @@ def transfer(
 
 
 @app.command()
+def search(
+    output: Annotated[Path | None, typer.Option(help="Folder for the list (JSON) and the plot.")] = None,
+    parameters: Annotated[float | None, typer.Option(help="Budget of parameters, such as 25e6.")] = None,
+    macs: Annotated[float | None, typer.Option(help="Budget of multiply-accumulates for one sequence.")] = None,
+    heads: Annotated[list[int], typer.Option(help="Attention heads that layers may have.")] = [4],  # noqa: B006
+    num_layers: Annotated[int, typer.Option(help="Layers.")] = 24,
+    shape: Annotated[list[str], typer.Option(help="Rows x tokens at which latency is measured.")] = ["1x128"],  # noqa: B006
+    limit: Annotated[int, typer.Option(help="Measure the so many that come nearest.")] = 10,
+    json_file: JsonFile = None,
+):
+    """List the MobileBERTs (stages, widths, heads, FFNs) that a budget buys, and how fast they are."""
+    with _friendly_errors():
+        from compactbert.benchmark import parse_shape
+        from compactbert.search import search as search_layouts
+        from compactbert.search import table_rows
+
+        shapes = [parse_shape(text) for text in shape]
+        result = search_layouts(
+            output,
+            shapes=shapes,
+            limit=limit,
+            parameters=parameters,
+            macs=macs,
+            heads=heads,
+            num_layers=num_layers,
+        )
+    _show("layouts", *table_rows(result))
+    if output is not None:
+        _say(f"{output}: {', '.join(map(str, result['files']))}")
+    _write_json(result, json_file)
+
+
+@app.command()
 def finetune(
     model: Model,
     task: TaskName,
