@@ -38,8 +38,8 @@ from compactbert.training.text import load_language_model
 
 RESULTS = Path(__file__).with_suffix(".json")
 RECIPE = load_transfer_recipe("mobilebert-md-minilm")
-STEPS, TRANSFER_STEPS = 1200, 600
-BATCH_SIZE, LEARNING_RATE = 32, 1e-3
+STEPS, TRANSFER_STEPS = 800, 400
+BATCH_SIZE, LEARNING_RATE = 16, 1e-3
 NOTHING = {"strategy": "auxiliary", "feature_map_transfer_weight": 0.0, "attention_transfer_weight": 0.0}
 STAGED = {"transfer_steps": TRANSFER_STEPS}
 METHODS = {
