@@ -96,6 +96,7 @@ def test_figures_are_the_measured_ones(name):
     [
         "compactbert.compression.vocabulary",
         "compactbert.convert",
+        "compactbert.data.pretraining",
         "compactbert.presets",
         "modeling_mobilebert_md.configuration_mobilebert_md",
         "modeling_smbert.configuration_smbert",
