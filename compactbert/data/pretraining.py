@@ -415,8 +415,8 @@ class _SplitWriter:
         self.folder, self.settings, self.dtype = folder, settings, dtype
         self.rng = np.random.default_rng(settings["seed"])
         self.sentences, self.documents = array("q", [0]), array("q", [0])
-        self.samples: list[np.ndarray] = []
-        self.buffer: list[_TokenizedDocument] = []
+        self.samples = bytearray()
+        self.buffer: list[tuple[np.ndarray, np.ndarray]] = []
         self.num_buffered = self.num_shards = 0
         folder.mkdir(parents=True)
 
@@ -427,10 +427,10 @@ class _SplitWriter:
             # Nothing of a sentence that is longer than a sequence may be lost.
             lengths += [longest] * (length // longest) + [length % longest] * (length % longest > 0)
         if self.settings["next_sentence"]:
-            self.samples.append(self._plan_pairs(lengths))
+            self.samples += self._plan_pairs(lengths).tobytes()
         self.sentences.extend((self.sentences[-1] + np.cumsum(lengths)).tolist())
         self.documents.append(len(self.sentences) - 1)
-        self.buffer.append(document)
+        self.buffer.append((document.ids.astype(self.dtype), document.word_starts))
         self.num_buffered += len(document.ids)
         if self.num_buffered >= self.settings["shard_tokens"]:
             self._flush(self.settings["shard_tokens"])
@@ -452,16 +452,14 @@ class _SplitWriter:
 
     def _flush(self, size: int) -> None:
         """Writes shards of `size` tokens and keeps the rest."""
-        ids = np.concatenate([document.ids for document in self.buffer]).astype(self.dtype)
-        word_starts = np.concatenate([document.word_starts for document in self.buffer])
-        start = 0
+        ids, word_starts = (np.concatenate(arrays) for arrays in zip(*self.buffer, strict=True))
         for start in range(0, len(ids) - size + 1, size):
             np.save(self.folder / f"tokens-{self.num_shards:05d}.npy", ids[start : start + size])
             bits = np.packbits(word_starts[start : start + size])
             np.save(self.folder / f"word_starts-{self.num_shards:05d}.npy", bits)
             self.num_shards += 1
         rest = slice(start + size, None)
-        self.buffer = [_TokenizedDocument("", ids[rest], word_starts[rest], np.empty(0))]
+        self.buffer = [(ids[rest].copy(), word_starts[rest].copy())]
         self.num_buffered = len(ids[rest])
 
     def finish(self) -> dict[str, int]:
@@ -474,7 +472,7 @@ class _SplitWriter:
         # Full sequences: the tokens, and a separator between documents.
         num_samples = -(-(num_tokens + num_documents - 1) // (self.settings["sequence_length"] - 2))
         if self.settings["next_sentence"]:
-            samples = np.concatenate(self.samples)
+            samples = np.frombuffer(self.samples, dtype=PAIR)
             np.save(self.folder / "samples.npy", samples)
             num_samples = len(samples)
         return {
