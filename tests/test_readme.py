@@ -95,7 +95,8 @@ def test_figures_are_the_measured_ones(name):
     "name",
     [
         "compactbert.compression.vocabulary",
-        "compactbert.convert.encoders",
+        "compactbert.convert",
+        "compactbert.data.pretraining",
         "compactbert.presets",
         "compactbert.search",
         "modeling_mobilebert_md.configuration_mobilebert_md",

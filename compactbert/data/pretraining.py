@@ -5,6 +5,7 @@ Masked language modelling (MLM, of whole words if wanted) and next sentence pred
 so do its masks: a run that continues sees exactly the samples that were left.
 """
 
+import copy
 import glob
 import gzip
 import hashlib
@@ -103,7 +104,25 @@ def build_corpus(
 
     Raises:
         ValueError: for a wrong argument; a source that is missing, empty, binary, not UTF-8, damaged or has an endless
-            line; too few documents; an `output_dir` that holds something else. Nothing is written then.
+            line; too few documents; an `output_dir` that holds something else. What was there before is left as it is.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> from transformers import AutoTokenizer
+    >>> from compactbert.convert import minilm_path
+    >>> from compactbert.data.pretraining import PretrainingCollator, build_corpus
+
+    >>> tokenizer = AutoTokenizer.from_pretrained(minilm_path())
+    >>> rows = [{"text": f"This is page {i}. Here is its end."} for i in range(10)]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     corpus = build_corpus(rows, tokenizer, f"{folder}/corpus", held_out=0)
+    ...     batch = PretrainingCollator(tokenizer)([corpus.train[0], corpus.train[1]])
+    >>> len(corpus.train), list(batch)
+    (10, ['input_ids', 'attention_mask', 'token_type_ids', 'labels', 'next_sentence_label', 'sample_id'])
+
+    ```
     """
     folder = Path(output_dir)
     _check_arguments(sequence_length, held_out, shard_tokens, seed)
@@ -152,10 +171,7 @@ def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     for name in ("cls_token", "sep_token"):
         if getattr(tokenizer, name) is None:
             raise ValueError(f"`tokenizer` has no `{name}`, which packing needs: set it.")
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
+    return tokenizer.backend_tokenizer
 
 
 def _fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -187,23 +203,23 @@ def _find(folder: Path, settings: Mapping[str, Any], documents: "_Documents") ->
 def _build(
     folder: Path, settings: Mapping[str, Any], documents: "_Documents", tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    backend = _backend(tokenizer)
+    backend = copy.deepcopy(_backend(tokenizer))
+    backend.no_truncation()
+    backend.no_padding()
     dtype = np.dtype(np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32)
-    writers = {split: _SplitWriter(folder / split, settings, dtype) for split in ("train", "held_out")}
+    splits = ("train", "held_out") if settings["held_out"] else ("train",)
+    writers = {split: _SplitWriter(folder / split, settings, dtype) for split in splits}
     for document in _tokenize(tqdm(documents, desc="Tokenising", unit=" documents"), backend):
         split = "held_out" if _hash_share(document.text) < settings["held_out"] else "train"
         writers[split].add(document)
-    if not settings["held_out"]:
-        del writers["held_out"]
+    counts = {split: len(writer.documents) - 1 for split, writer in writers.items()}
+    # The second segment of a pair may have to come from another document.
     needed = 2 if settings["next_sentence"] else 1
-    for split, writer in writers.items():
-        if len(writer.documents) - 1 < needed:
-            total = sum(len(writer.documents) - 1 for writer in writers.values())
-            raise ValueError(
-                f"{needed} or more documents are needed for each split{' with `next_sentence`' if needed > 1 else ''}, "
-                f"but of {total} in all {len(writer.documents) - 1} are in `{split}`: give more text, another share "
-                f"`held_out` (0 holds out none), or put blank lines between the documents of a text file."
-            )
+    if min(counts.values()) < needed:
+        raise ValueError(
+            f"Each split needs {needed} documents or more, got {counts}: give more text or another share `held_out` (0 "
+            f"holds out none). In a text file blank lines stand between documents."
+        )
     if documents.skipped:
         logger.warning(f"{documents.skipped} rows have no text and were left out.")
     index = {
@@ -228,6 +244,7 @@ class _Documents:
         if isinstance(sources, str | Path):
             sources = [sources]
         self.digest = hashlib.sha256()
+        self.skipped = 0
         self.rows: Iterable[Any] = sources
         self.files: list[Path] = []
         if isinstance(sources, Sequence) and all(isinstance(source, str | Path) for source in sources):
@@ -277,19 +294,15 @@ class _Documents:
 def _expand(source: str | Path) -> list[Path]:
     path = Path(source)
     suffixes = TEXT_SUFFIXES + TABLE_SUFFIXES
-    if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.name.endswith(suffixes) and file.is_file())
-        if not found:
-            raise ValueError(f"The folder {str(path)!r} has no file that ends with one of {suffixes}.")
-        return found
-    if not path.exists():
-        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
-        if not found:
-            raise ValueError(f"There is no file {str(path)!r}, and nothing matches it as a pattern.")
-        return list(chain.from_iterable(map(_expand, found)))
-    if not path.name.endswith(suffixes):
-        raise ValueError(f"{str(path)!r} is of another kind: expected a file that ends with one of {suffixes}.")
-    return [path]
+    if path.is_file():
+        if not path.name.endswith(suffixes):
+            raise ValueError(f"{str(path)!r} is of another kind: expected a file that ends with one of {suffixes}.")
+        return [path]
+    candidates = path.rglob("*") if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+    found = sorted(file for file in candidates if file.name.endswith(suffixes) and file.is_file())
+    if not found:
+        raise ValueError(f"{str(path)!r} names no file, and no folder or pattern of files that end with {suffixes}.")
+    return found
 
 
 def _read_text(path: Path) -> Iterator[list[str]]:
@@ -374,7 +387,8 @@ def _tokenize(documents: Iterable[list[str]], backend: Tokenizer) -> Iterator[_T
 
 def _tokenize_batch(batch: list[tuple[str, list[str]]], backend: Tokenizer) -> Iterator[_TokenizedDocument]:
     sentences = [sentence for _, document in batch for sentence in document]
-    encodings = backend.encode_batch_fast(sentences, add_special_tokens=False)
+    # Not the fast variant: it does not know which word a token belongs to.
+    encodings = backend.encode_batch(sentences, add_special_tokens=False)
     ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), dtype=np.int64)
     # An added token belongs to no word.
     words = (-1 if word is None else word for encoding in encodings for word in encoding.word_ids)
@@ -401,8 +415,8 @@ class _SplitWriter:
         self.folder, self.settings, self.dtype = folder, settings, dtype
         self.rng = np.random.default_rng(settings["seed"])
         self.sentences, self.documents = array("q", [0]), array("q", [0])
-        self.samples: list[np.ndarray] = []
-        self.buffer: list[_TokenizedDocument] = []
+        self.samples = bytearray()
+        self.buffer: list[tuple[np.ndarray, np.ndarray]] = []
         self.num_buffered = self.num_shards = 0
         folder.mkdir(parents=True)
 
@@ -413,10 +427,10 @@ class _SplitWriter:
             # Nothing of a sentence that is longer than a sequence may be lost.
             lengths += [longest] * (length // longest) + [length % longest] * (length % longest > 0)
         if self.settings["next_sentence"]:
-            self.samples.append(self._plan_pairs(lengths))
+            self.samples += self._plan_pairs(lengths).tobytes()
         self.sentences.extend((self.sentences[-1] + np.cumsum(lengths)).tolist())
         self.documents.append(len(self.sentences) - 1)
-        self.buffer.append(document)
+        self.buffer.append((document.ids.astype(self.dtype), document.word_starts))
         self.num_buffered += len(document.ids)
         if self.num_buffered >= self.settings["shard_tokens"]:
             self._flush(self.settings["shard_tokens"])
@@ -438,16 +452,14 @@ class _SplitWriter:
 
     def _flush(self, size: int) -> None:
         """Writes shards of `size` tokens and keeps the rest."""
-        ids = np.concatenate([document.ids for document in self.buffer]).astype(self.dtype)
-        word_starts = np.concatenate([document.word_starts for document in self.buffer])
-        start = 0
+        ids, word_starts = (np.concatenate(arrays) for arrays in zip(*self.buffer, strict=True))
         for start in range(0, len(ids) - size + 1, size):
             np.save(self.folder / f"tokens-{self.num_shards:05d}.npy", ids[start : start + size])
             bits = np.packbits(word_starts[start : start + size])
             np.save(self.folder / f"word_starts-{self.num_shards:05d}.npy", bits)
             self.num_shards += 1
         rest = slice(start + size, None)
-        self.buffer = [_TokenizedDocument("", ids[rest], word_starts[rest], np.empty(0))]
+        self.buffer = [(ids[rest].copy(), word_starts[rest].copy())]
         self.num_buffered = len(ids[rest])
 
     def finish(self) -> dict[str, int]:
@@ -460,7 +472,7 @@ class _SplitWriter:
         # Full sequences: the tokens, and a separator between documents.
         num_samples = -(-(num_tokens + num_documents - 1) // (self.settings["sequence_length"] - 2))
         if self.settings["next_sentence"]:
-            samples = np.concatenate(self.samples)
+            samples = np.frombuffer(self.samples, dtype=PAIR)
             np.save(self.folder / "samples.npy", samples)
             num_samples = len(samples)
         return {
@@ -569,7 +581,8 @@ class PretrainingDataset(Dataset):
         return PretrainingDataset, (self.folder, self.split), {"_epoch": self._epoch}
 
     def set_epoch(self, epoch: int) -> None:
-        """Draws segments, and [`PretrainingCollator`] masks, anew for an epoch."""
+        """Draws segments, and [`PretrainingCollator`] masks, anew for an epoch. transformers' `Trainer` calls this at
+        the start of an epoch, but not where it continues within one (accelerate 1.x): a callback has to."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
