@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from ..structure import layers_of
@@ -85,6 +85,7 @@ class PretrainingTrainer(ResumableTrainer):
     def __init__(self, model: PreTrainedModel, args: PretrainingConfig, **kwargs: Any):
         check_language_model(model)
         super().__init__(model, args, **kwargs)
+        self.add_callback(_TellEpoch(self.train_dataset))
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -189,6 +190,18 @@ class PretrainingTrainer(ResumableTrainer):
 
     def _rate_of(self, part: Part) -> Callable[[int], float]:
         return lambda step: self.rate(step, part)
+
+
+class _TellEpoch(TrainerCallback):
+    """Tells the dataset the epoch. accelerate does so as well, but not where a run continues within an epoch (seen in
+    1.15)."""
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(int(state.epoch))
 
 
 def warmed_up(step: int, num_steps: int, warmup_steps: float) -> float:
