@@ -1,0 +1,156 @@
+import copy
+
+import pytest
+import torch
+from families import ALL_CLASSES, FAMILIES, build, inputs_for
+from transformers import BertConfig, BertModel
+
+from compactbert.inference import fuse
+from compactbert.inference.fusion import _WriteOut
+from modeling_mobilebert_md import MobileBertMdConfig, MobileBertMdForMaskedLM, MobileBertMdModel
+
+
+# Of the unfused float32 model's own error, against float64.
+AT_MOST = 3
+
+
+def errors(model, fused, batch):
+    """Largest errors of both against float64, relative to the largest output."""
+    exact = copy.deepcopy(model).double()
+    with torch.no_grad():
+        outputs, own, theirs = exact(**batch), model(**batch), fused(**batch)
+    found = []
+    for name, value in outputs.items():
+        if torch.is_tensor(value) and name != "loss":
+            kept = batch["attention_mask"].bool() if value.dim() == 3 and name == "last_hidden_state" else ...
+            size = value[kept].abs().max()
+            found.append([((other[name] - value)[kept].abs().max() / size).item() for other in (own, theirs)])
+    assert found
+    return torch.tensor(found).amax(0).tolist()
+
+
+def deep(conditioned, **fields):
+    """24 layers, as deep as MobileBERT, with NoNorms as training leaves them, or worse."""
+    sizes = {"vocab_size": 60, "hidden_size": 32, "embedding_size": 20, "intermediate_size": 32} | fields
+    torch.manual_seed(0)
+    model = MobileBertMdModel(MobileBertMdConfig.from_stages([(8, 24), (8, 16), (8, 8)], **sizes)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("LayerNorm.weight"):
+                parameter.uniform_(0.9, 1.1) if conditioned else parameter.uniform_(0.5, 1.3)
+                if not conditioned:
+                    parameter[torch.rand(len(parameter)) < 0.05] *= -1
+            elif name.endswith("LayerNorm.bias") or name.endswith("dense.weight"):
+                parameter.normal_(0, 0.1)
+    return model
+
+
+@pytest.mark.parametrize(("family", "name"), ALL_CLASSES)
+def test_every_head_gives_the_same_outputs(family, name):
+    model = build(family, name)
+    batch = inputs_for(model, batch_size=3)
+    assert not batch["attention_mask"].all(), "padding is part of the test"
+    own, fused = errors(model, fuse(model), batch)
+    assert fused <= AT_MOST * own + 1e-7
+
+
+@pytest.mark.parametrize("conditioned", [True, False])
+@pytest.mark.parametrize("fields", [{}, {"use_bottleneck_attention": True, "key_query_shared_bottleneck": False}])
+def test_depth_and_bad_conditions_cost_no_precision(conditioned, fields):
+    model = deep(conditioned, **fields)
+    batch = {"input_ids": torch.randint(1, 60, (2, 12)), "attention_mask": torch.ones(2, 12, dtype=torch.long)}
+    batch["attention_mask"][1, 7:] = 0
+    own, fused = errors(model, fuse(model), batch)
+    assert fused <= AT_MOST * own + 1e-7
+
+
+def test_gains_of_zero_are_written_out():
+    model = deep(True)
+    layer = model.encoder.layer[3]
+    with torch.no_grad():
+        for norm in (layer.attention.output, layer.ffn[0].output, layer.output, layer.output.bottleneck):
+            norm.LayerNorm.weight[:2] = 0
+    fused = fuse(model)
+    assert sum(isinstance(module, _WriteOut) for module in fused.modules()) >= 4
+    batch = {"input_ids": torch.randint(1, 60, (2, 12)), "attention_mask": torch.ones(2, 12, dtype=torch.long)}
+    own, error = errors(model, fused, batch)
+    assert error <= AT_MOST * own + 1e-7
+
+
+def test_a_sound_stream_is_carried_through_many_layers():
+    fused = fuse(deep(True))
+    written = sum(isinstance(module, _WriteOut) for module in fused.encoder.layer)
+    assert written == 1, "at the end alone"
+
+
+@pytest.mark.parametrize("family", ["mobilebert_md-uniform", "ib_bert-uniform", "smbert-uniform"])
+def test_plain_products_and_packed_ones_agree(family):
+    model = build(family)
+    batch = inputs_for(model, batch_size=2)
+    fused = fuse(model)
+    packed = fused(**batch).last_hidden_state
+    for module in fused.modules():
+        if hasattr(module, "_packed"):
+            module._packed = []
+    torch.testing.assert_close(fused(**batch).last_hidden_state, packed, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["mobilebert_md-stages", "smbert-uneven"])
+def test_bfloat16_is_about_as_close_as_the_unfused_model(family):
+    model = build(family, "ForSequenceClassification")
+    batch = inputs_for(model, batch_size=3)
+    with torch.no_grad():
+        exact = model(**batch).logits
+        half = copy.deepcopy(model).bfloat16()
+        own, fused = (other(**batch).logits.float() - exact for other in (half, fuse(half)))
+    assert fused.abs().max() <= 4 * own.abs().max() + 2e-2 * exact.abs().max()
+
+
+def test_the_model_is_not_changed_and_copies_of_the_fused_work():
+    model = build("mobilebert_md-stages", "ForMaskedLM")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fused = fuse(model)
+    batch = inputs_for(model, batch_size=2)
+    assert torch.equal(copy.deepcopy(fused)(**batch).logits, fused(**batch).logits)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert fuse(fused) is fused
+    assert isinstance(fused, MobileBertMdForMaskedLM)
+
+
+def test_it_compiles_to_a_single_graph():
+    fused = fuse(build("mobilebert_md-uniform"))
+    batch = inputs_for(fused, batch_size=2)
+    compiled = torch.compile(fused, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        torch.testing.assert_close(
+            compiled(**batch).last_hidden_state, fused(**batch).last_hidden_state, rtol=1e-5, atol=1e-5
+        )
+
+
+def test_what_a_fused_model_refuses(tmp_path):
+    fused = fuse(build("mobilebert_md-uniform"))
+    with pytest.raises(ValueError, match="save the model that it was made of"):
+        fused.save_pretrained(tmp_path / "fused")
+    assert not (tmp_path / "fused").exists()
+    with pytest.raises(ValueError, match="not trained"):
+        fused.train()
+    assert fused.eval() is fused
+    batch = inputs_for(fused, batch_size=1)
+    for name in ("output_attentions", "output_hidden_states"):
+        with pytest.raises(ValueError, match=f"no `{name}`"):
+            fused(**batch, **{name: True})
+
+
+def test_what_cannot_be_fused():
+    with pytest.raises(ValueError, match="compactbert.convert.from_transformers"):
+        fuse(BertModel(BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)))
+    with pytest.raises(ValueError, match="float32 or bfloat16"):
+        fuse(build("smbert-uniform").half())
+    model = build("smbert-uniform")
+    model.encoder.layer[0].attention.self.query.base_layer = torch.nn.Identity()
+    with pytest.raises(ValueError, match="merge_and_unload"):
+        fuse(model)
+
+
+def test_all_families_are_covered():
+    assert {name.split("-")[0] for name in FAMILIES} == {"mobilebert_md", "ib_bert", "smbert"}
