@@ -173,6 +173,44 @@ def search(
 
 
 @app.command()
+def bench(
+    model: Annotated[list[str], typer.Argument(help='A folder, repository, preset, or "bert-base", "mobilebert", ...')],
+    output: Annotated[Path | None, typer.Option(help="Folder for the result (JSON) and the plot.")] = None,
+    runtime: Annotated[list[str], typer.Option(help="eager, sdpa or fused, also with -bf16.")] = [  # noqa: B006
+        "eager",
+        "sdpa",
+        "fused",
+    ],
+    shape: Annotated[list[str], typer.Option(help="Rows x tokens.")] = ["1x128", "8x128"],  # noqa: B006
+    baseline: Annotated[str | None, typer.Option(help='What to compare with: "mobilebert, eager".')] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
+    rounds: Annotated[int, typer.Option(help="Timed turns of each.")] = 15,
+    seed: Seed = 42,
+    trust_remote_code: TrustRemoteCode = False,
+    json_file: JsonFile = None,
+):
+    """Measure models side by side: latency, ratios with their spread, size, share of the hardware's peak."""
+    with _friendly_errors():
+        from compactbert.benchmark import benchmark, benchmark_rows, parse_shape
+
+        result = benchmark(
+            model,
+            output,
+            runtimes=runtime,
+            shapes=[parse_shape(text) for text in shape],
+            baseline=baseline,
+            threads=threads,
+            rounds=rounds,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+        )
+    _show(f"times as fast as {result['baseline']}", *benchmark_rows(result))
+    for file in result["files"]:
+        _say(file)
+    _write_json(result, json_file)
+
+
+@app.command()
 def finetune(
     model: Model,
     task: TaskName,

@@ -1,7 +1,11 @@
-import pytest
-from families import build
+import json
 
-from compactbert.benchmark import environment, measure_latency, parse_shape
+import pytest
+import torch
+from families import build
+from transformers import BertConfig, DistilBertConfig
+
+from compactbert.benchmark import benchmark, benchmark_rows, environment, measure_latency, parse_shape
 
 
 @pytest.mark.parametrize("text", ["128", "1x", "x128", "0x128", "1x2x3", "axb", "-1x128", ""])
@@ -37,3 +41,63 @@ def test_a_shape_longer_than_a_model_takes_is_refused():
 
 def test_the_environment_says_what_a_figure_depends_on():
     assert {"torch", "transformers", "threads", "cores", "cpu_capability"} <= environment().keys()
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """Models of everybody's shapes, tiny."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    known = {
+        "bert-base": (BertConfig, sizes | {"vocab_size": 50}),
+        "distilbert": (DistilBertConfig, {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "vocab_size": 50}),
+    }
+    monkeypatch.setattr("compactbert.benchmark.KNOWN", known)
+    return tmp_path
+
+
+def test_models_are_compared_in_every_runtime(tiny):
+    result = benchmark(
+        ["bert-base", "distilbert"], tiny / "out", runtimes=("eager", "fused", "sdpa-bf16"), shapes=[(2, 8)], rounds=3
+    )
+    names = [row["name"] for row in result["rows"]]
+    assert names == [f"{m}, {r}" for m in ("bert-base", "distilbert") for r in ("eager", "fused", "sdpa-bf16")]
+    first, fused, half = result["rows"][:3]
+    assert first["ratio"]["2x8"]["median"] == 1.0
+    assert fused["parameters"] == first["parameters"]
+    assert half["bytes"] * 2 == first["bytes"]
+    ratio = first["latency"]["2x8"]["median_ms"] / fused["latency"]["2x8"]["median_ms"]
+    assert fused["ratio"]["2x8"]["median"] == pytest.approx(ratio)
+    # 4 projections of 16x16, 2 of 16x16 in the FFN, scores and sums of 8 x 8 x 16; the pooler for each row.
+    assert first["macs"]["2x8"] == 2 * 8 * (6 * 16 * 16 + 2 * 8 * 16) + 2 * 16 * 16
+    assert json.loads((tiny / "out" / "bench.json").read_text())["rows"] == result["rows"]
+    assert (tiny / "out" / "bench.png").read_bytes().startswith(b"\x89PNG")
+    header, rows = benchmark_rows(result)
+    assert all(len(row) == len(header) for row in rows)
+
+
+def test_threads_are_set_for_the_measurement_alone(tiny, monkeypatch):
+    before, seen = torch.get_num_threads(), []
+    measure = measure_latency
+    monkeypatch.setattr(
+        "compactbert.benchmark.measure_latency",
+        lambda *args, **kwargs: seen.append(torch.get_num_threads()) or measure(*args, **kwargs),
+    )
+    result = benchmark(["bert-base"], runtimes=["eager"], shapes=[(1, 4)], rounds=3, threads=before + 1)
+    assert seen == [before + 1] == [result["environment"]["threads"]]
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"runtimes": ["onnx"]}, "`runtimes` must be of"),
+        ({"models": []}, "at least one model"),
+        ({"baseline": "bert-base, fast"}, "`baseline` must be one of"),
+        ({"shapes": [(1, 4000)]}, "1x4000 is longer"),
+        ({"models": ["no-such-model"]}, "no-such-model"),
+    ],
+)
+def test_what_cannot_be_benchmarked(tiny, arguments, message):
+    given = {"models": ["bert-base"], "runtimes": ["eager"], "shapes": [(1, 4)]} | arguments
+    with pytest.raises(ValueError, match=message):
+        benchmark(given.pop("models"), **given)
