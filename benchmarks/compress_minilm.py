@@ -8,32 +8,31 @@ same final shape, seeds and number of training steps, on five tasks: `benchmarks
 Our method is `configs/recipes/smbert-minilm.yaml`; the baselines and the other sizes of ours are below.
 """
 
-import fcntl
 import json
 import multiprocessing
 import shutil
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
+from results import Results, locked
 from scipy.stats import t as student_t
 
 import compactbert
 from compactbert.benchmark import environment
 from compactbert.compression import count_parameters
 from compactbert.convert import load_pretrained
-from compactbert.files import write_text
 from compactbert.recipes import load_recipe
 from compactbert.recipes.stages import STAGES, TRAINING
 
 
-RESULTS = Path(__file__).with_suffix(".json")
+RESULTS = Results(__file__)
 RECIPE = "smbert-minilm"
 OURS = "smbert"
 TEACHER_SEED = 42
@@ -112,40 +111,6 @@ def seeds_of(method: str, task: str) -> tuple[int, ...]:
     return sizes.get(method, TASKS[task]["seeds"])
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def read() -> dict:
-    return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-
-
-def record(path: tuple[str, ...], value: object) -> None:
-    """Writes one result; several processes may do so at a time."""
-    with locked(RESULTS.with_suffix(".lock")):
-        results = read()
-        place = results
-        for key in path[:-1]:
-            place = place.setdefault(key, {})
-        place[path[-1]] = value
-        results["environment"] = environment()
-        write_text(RESULTS, json.dumps(results, indent=1) + "\n")
-
-
-def found(*path: str) -> Any:
-    """A recorded result, or `None`."""
-    results = read()
-    for key in path:
-        if key not in results:
-            return None
-        results = results[key]
-    return results
-
-
 def run_teacher(task: str, data_dir: Path, work_dir: Path) -> Path:
     folder = work_dir / task.replace("/", "-") / "teacher"
     model: str | Path = "minilm"
@@ -156,11 +121,11 @@ def run_teacher(task: str, data_dir: Path, work_dir: Path) -> Path:
                 options = {"epochs": epochs, "learning_rate": learning_rate, **ROWS.get(name, {})}
                 compactbert.finetune(model, name, output, data_dir=data_dir, seed=TEACHER_SEED, **options)
             model = output
-        if not found("teachers", task):
+        if not RESULTS.found("teachers", task):
             report = json.loads((Path(model) / "metrics.json").read_text())
             loaded, _ = load_pretrained(model, "ForSequenceClassification")
             kept = {key: report[key] for key in ("metrics", "rows", "steps")}
-            record(("teachers", task), kept | {"parameters": count_parameters(loaded)})
+            RESULTS.record(("teachers", task), kept | {"parameters": count_parameters(loaded)})
     return Path(model)
 
 
@@ -180,13 +145,17 @@ def run_cell(cell: Cell, data_dir: Path, work_dir: Path) -> None:
     task, method = cell.task, cell.method
     teacher = run_teacher(task, data_dir, work_dir)
     rate = cell.learning_rate or best_rate(method)
-    if not cell.learning_rate and task == SEARCH_TASK and (known := found("search", method, str(rate), str(cell.seed))):
-        record(cell.place, known)
+    if (
+        not cell.learning_rate
+        and task == SEARCH_TASK
+        and (known := RESULTS.found("search", method, str(rate), str(cell.seed)))
+    ):
+        RESULTS.record(cell.place, known)
         return
-    if not found(*cell.place):
+    if not RESULTS.found(*cell.place):
         folder = work_dir / task.replace("/", "-") / cell.folder
-        record(cell.place, run_stages(cell, rate, teacher, folder, data_dir))
-    if method == OURS and not found("runs", task, SMALL_VOCABULARY, str(cell.seed)):
+        RESULTS.record(cell.place, run_stages(cell, rate, teacher, folder, data_dir))
+    if method == OURS and not RESULTS.found("runs", task, SMALL_VOCABULARY, str(cell.seed)):
         run_small_vocabulary(task, cell.seed, data_dir, work_dir)
 
 
@@ -237,7 +206,7 @@ def run_small_vocabulary(task: str, seed: int, data_dir: Path, work_dir: Path) -
     report = STAGES["prune_vocabulary"](model, task, output, size=10_500, **options)
     loaded, _ = load_pretrained(output, "ForSequenceClassification")
     result = {"metrics": report["metrics"], "parameters": count_parameters(loaded)}
-    record(("runs", task, SMALL_VOCABULARY, str(seed)), result)
+    RESULTS.record(("runs", task, SMALL_VOCABULARY, str(seed)), result)
     shutil.rmtree(output)
 
 
@@ -245,7 +214,7 @@ def best_rate(method: str) -> float | None:
     """The learning rate that a baseline had the best mean with; `None` for ours, whose recipe says it."""
     if method not in BASELINES:
         return None
-    tried = found("search", method) or {}
+    tried = RESULTS.found("search", method) or {}
     means = {
         rate: statistics.fmean(run["metrics"]["accuracy"] for run in runs.values()) for rate, runs in tried.items()
     }
@@ -297,8 +266,8 @@ def run(
             for cell in cells
             if of(cell)
             and not (
-                found(*cell.place)
-                and (cell.method != OURS or found("runs", cell.task, SMALL_VOCABULARY, str(cell.seed)))
+                RESULTS.found(*cell.place)
+                and (cell.method != OURS or RESULTS.found("runs", cell.task, SMALL_VOCABULARY, str(cell.seed)))
             )
         ]
 
@@ -361,7 +330,7 @@ def render(results: dict) -> str:
 
 @app.command()
 def show():
-    print(render(json.loads(RESULTS.read_text())))
+    print(render(RESULTS.read()))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ same steps, seeds and samples. `run` makes what is missing, may be killed and ca
 with different methods or seeds. `cost` compares a step of the transfer with its parts.
 """
 
-import fcntl
 import json
 import shutil
 import statistics
@@ -19,11 +18,10 @@ from typing import Annotated
 
 import torch
 import typer
+from results import Results
 
-from compactbert.benchmark import environment
 from compactbert.convert import load_pretrained
 from compactbert.data import Corpus, PretrainingCollator, build_corpus
-from compactbert.files import write_text
 from compactbert.recipes import load_transfer_recipe
 from compactbert.training import (
     PretrainingConfig,
@@ -36,7 +34,7 @@ from compactbert.training import (
 from compactbert.training.text import load_language_model
 
 
-RESULTS = Path(__file__).with_suffix(".json")
+RESULTS = Results(__file__)
 RECIPE = load_transfer_recipe("mobilebert-md-minilm")
 STEPS, TRANSFER_STEPS = 800, 400
 BATCH_SIZE, LEARNING_RATE = 16, 1e-3
@@ -64,28 +62,6 @@ METRICS = {
 app = typer.Typer()
 
 
-def record(path: tuple[str, ...], value: object) -> None:
-    """Writes one result; several processes may do so at a time."""
-    with RESULTS.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-        place = results
-        for key in path[:-1]:
-            place = place.setdefault(key, {})
-        place[path[-1]] = value
-        results["environment"] = environment()
-        write_text(RESULTS, json.dumps(results, indent=1) + "\n")
-
-
-def recorded(*path: str) -> bool:
-    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    for key in path:
-        if key not in results:
-            return False
-        results = results[key]
-    return True
-
-
 @app.command()
 def run(
     text: Annotated[list[str], typer.Option()],
@@ -99,15 +75,15 @@ def run(
         build_corpus(text, load_pretrained(settings["model"], "")[1], corpus, **RECIPE.corpus)
     if not teacher.exists():
         ib_teacher(corpus=corpus, output_dir=teacher, **settings)
-    if not recorded("teacher"):
-        record(("teacher",), json.loads((teacher / "metrics.json").read_text())["metrics"])
+    if not RESULTS.found("teacher"):
+        RESULTS.record(("teacher",), json.loads((teacher / "metrics.json").read_text())["metrics"])
     for number in seed:
         for name in method:
             matches = [known for known in METHODS if known.startswith(name)]
             if len(matches) != 1:
                 raise typer.BadParameter(f"{name!r} is none, or the beginning of several, of {list(METHODS)}.")
             name = matches[0]
-            if recorded("runs", name, str(number)):
+            if RESULTS.found("runs", name, str(number)):
                 continue
             output = work_dir / f"{list(METHODS).index(name)}-{number}"
             report = transfer_knowledge(
@@ -122,7 +98,7 @@ def run(
                 **METHODS[name],
             )
             kept = ("metrics", "steps", "seconds_per_step", "precision", "losses")
-            record(("runs", name, str(number)), {key: report[key] for key in kept})
+            RESULTS.record(("runs", name, str(number)), {key: report[key] for key in kept})
             shutil.rmtree(output)
     show()
 
@@ -178,7 +154,7 @@ def cost(work_dir: Annotated[Path, typer.Option()], rounds: int = 5, steps: int 
                 times[name].append(value)
     parts = zip(times["student"], times["teacher"], times["transfer"], strict=True)
     ratios = [(own + theirs) / whole for own, theirs, whole in parts]
-    record(("cost",), {"ratios": ratios, "seconds": times})
+    RESULTS.record(("cost",), {"ratios": ratios, "seconds": times})
     show()
 
 
@@ -212,7 +188,7 @@ def render(results: dict) -> str:
 
 @app.command()
 def show():
-    print(render(json.loads(RESULTS.read_text())))
+    print(render(RESULTS.read()))
 
 
 if __name__ == "__main__":

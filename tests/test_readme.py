@@ -83,7 +83,9 @@ def test_setup_is_two_commands():
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "benchmarks").glob("*.json")))
-def test_figures_are_the_measured_ones(name):
+def test_figures_are_the_measured_ones(name, monkeypatch):
+    # As where the script is run.
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     path = ROOT / "benchmarks" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     benchmark = importlib.util.module_from_spec(spec)

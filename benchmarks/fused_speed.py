@@ -1,0 +1,76 @@
+"""Fused inference against transformers' MobileBERT, forward pass in fp32 unless said otherwise, random weights:
+`benchmarks/fused_speed.json`.
+
+    python benchmarks/fused_speed.py run [--threads 1] [--threads 2]
+    python benchmarks/fused_speed.py show
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compactbert.benchmark import benchmark
+from compactbert.files import write_text
+
+
+RESULTS = Path(__file__).with_suffix(".json")
+SHAPES = [(1, 16), (1, 128), (8, 128), (32, 128)]
+MODELS = ["mobilebert", "mobilebert_md/mobilebert-md", "smbert/smbert", "bert-base"]
+BASELINE = "mobilebert, eager"
+SHOWN = {
+    "mobilebert, fused": "MobileBERT, fused",
+    "mobilebert, fused-bf16": "MobileBERT, fused, bf16",
+    "mobilebert_md/mobilebert-md, eager": "MobileBERT-MD, eager",
+    "mobilebert_md/mobilebert-md, fused": "MobileBERT-MD, fused",
+    "mobilebert_md/mobilebert-md, fused-bf16": "MobileBERT-MD, fused, bf16",
+    "smbert/smbert, eager": "SmBERT, eager",
+    "smbert/smbert, fused": "SmBERT, fused",
+    "bert-base, eager": "BERT-base, eager",
+    "bert-base, fused": "BERT-base, fused",
+}
+app = typer.Typer()
+
+
+@app.command()
+def run(threads: Annotated[list[int], typer.Option()] = [1, 2], rounds: int = 11):  # noqa: B006
+    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    for number in threads:
+        results[str(number)] = benchmark(
+            MODELS,
+            runtimes=("eager", "fused", "fused-bf16"),
+            shapes=SHAPES,
+            baseline=BASELINE,
+            threads=number,
+            rounds=rounds,
+            seconds=150.0,
+        )
+        write_text(RESULTS, json.dumps(results, indent=1) + "\n")
+    show()
+
+
+def render(results: dict) -> str:
+    """The README's table: times as fast as transformers' MobileBERT, and the share of the hardware's peak."""
+    lines = []
+    for threads, result in results.items():
+        shapes = list(result["rows"][0]["ratio"])
+        lines += ["", f"| {threads} thread{'s' if threads != '1' else ''} | {' | '.join(shapes)} |"]
+        lines.append("|---" * (len(shapes) + 1) + "|")
+        rows = {row["name"]: row for row in result["rows"]}
+        for name, title in SHOWN.items():
+            cells = []
+            for shape in shapes:
+                ratio, share = rows[name]["ratio"][shape], rows[name]["of_peak"][shape]
+                cells.append(f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f}), {share:.0%}")
+            lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines[1:])
+
+
+@app.command()
+def show():
+    print(render(json.loads(RESULTS.read_text())))
+
+
+if __name__ == "__main__":
+    app()
