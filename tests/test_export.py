@@ -1,0 +1,88 @@
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from families import build
+
+from compactbert.inference.export import FILES, OnnxClassifier, export_onnx
+
+
+FAMILIES = ("mobilebert_md-stages", "smbert-uneven")
+TEXTS = ["a good film", "a bad film about nothing at all", "it is what it is", "yes"]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def exported(request, tmp_path_factory, minilm_tokenizer):
+    """A model, and its export in all kinds."""
+    model = build(request.param, "ForSequenceClassification", vocab_size=len(minilm_tokenizer))
+    folder = tmp_path_factory.mktemp("export") / "model"
+    rows = [dict(minilm_tokenizer(text)) for text in TEXTS]
+    report = export_onnx(model, minilm_tokenizer, folder, int8=["dynamic", "static"], calibration=rows)
+    return model, folder, report
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 9), (5, 40)])
+def test_the_export_computes_the_same_for_any_shape(exported, shape):
+    model, folder, _ = exported
+    ids = torch.randint(1, 1000, shape)
+    mask = torch.ones_like(ids)
+    mask[0, max(1, shape[1] // 2) :] = 0
+    batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    with torch.no_grad():
+        expected = model(**batch).logits.numpy()
+    session = onnxruntime.InferenceSession(str(folder / FILES["fp32"]))
+    found = session.run(["logits"], {name: tensor.numpy() for name, tensor in batch.items()})[0]
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_int8_is_smaller_and_close(exported, minilm_tokenizer):
+    model, folder, report = exported
+    batch = minilm_tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**batch).logits
+    sizes = report["bytes"]
+    for runtime, kind, bound in (("onnx-int8", "dynamic", 0.05), ("onnx-int8-static", "static", 0.25)):
+        assert sizes[FILES[kind]] < 0.4 * sizes[FILES["fp32"]]
+        found = OnnxClassifier(folder, model.config, runtime)(**batch).logits
+        assert (found - expected).abs().max() <= bound * expected.abs().max()
+
+
+def test_the_folder_is_whole(exported):
+    _, folder, report = exported
+    assert json.loads((folder / "export.json").read_text()) == report
+    assert report["max_error"] <= 1e-5
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    assert set(report["files"]) <= set(files)
+    assert {"config.json", "tokenizer.json"} <= set(files)
+    assert not list(folder.parent.glob("*.partial"))
+
+
+def test_what_cannot_be_exported(tmp_path, minilm_tokenizer, monkeypatch):
+    model = build("smbert-uneven", "ForSequenceClassification", vocab_size=len(minilm_tokenizer))
+    with pytest.raises(ValueError, match="`int8` must be of"):
+        export_onnx(model, minilm_tokenizer, tmp_path / "out", int8=["int4"])
+    with pytest.raises(ValueError, match="needs `calibration`"):
+        export_onnx(model, minilm_tokenizer, tmp_path / "out", int8=["static"])
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    with pytest.raises(ValueError, match="exists"):
+        export_onnx(model, minilm_tokenizer, tmp_path / "taken")
+    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    with pytest.raises(ValueError, match=r"compactbert\[onnx\]"):
+        export_onnx(model, minilm_tokenizer, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_export_leaves_nothing(tmp_path, minilm_tokenizer, monkeypatch):
+    model = build("smbert-uneven", "ForSequenceClassification", vocab_size=len(minilm_tokenizer))
+    monkeypatch.setattr("compactbert.inference.export._trace", lambda fused: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export_onnx(model, minilm_tokenizer, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_runtime_without_its_file_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no 'onnx/model.onnx' for the runtime 'onnx'"):
+        OnnxClassifier(tmp_path, build("smbert-uneven").config, "onnx")
