@@ -300,13 +300,12 @@ def train_on_corpus(
         "bf16": precision == "bf16",
         "fp16": precision == "fp16",
     }
-    unfinished = last_complete_checkpoint(work_dir) is not None
     rest = {"train_dataset": data.train, "data_collator": collator, "processing_class": tokenizer}
     trainer = build_trainer(arguments, rest, model)
     settings |= {"corpus": data.index["digest"], "corpus_settings": data.settings, "processes": trainer.args.world_size}
     with trainer.args.main_process_first():
         if trainer.is_world_process_zero():
-            open_work_dir(work_dir, settings, unfinished)
+            open_work_dir(work_dir, settings, unfinished=last_complete_checkpoint(work_dir) is not None)
     clock = StepClock()
     trainer.add_callback(clock)
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(work_dir))
