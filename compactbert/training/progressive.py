@@ -345,7 +345,8 @@ class ProgressiveTransferTrainer(PretrainingTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the Trainer's, with the number of the stage and the highest of the learning rates."""
         if "loss" in logs:
-            logs["learning_rate"] = max(self.lr_scheduler.get_last_lr())
+            scheduler: Any = self.lr_scheduler
+            logs["learning_rate"] = max(scheduler.get_last_lr())
             logs["stage"] = self.plan.index(self.stage_at(max(0, self.state.global_step - 1))) + 1
         super().log(logs, start_time)
 
@@ -481,8 +482,8 @@ def measure_transfer(
     theirs = Request(wanted, wanted if attention else ())
     student.eval()
     teacher.eval()
-    sums = {"feature_map_distance": 0.0, "relative_feature_map_distance": 0.0, "attention_distance": 0.0}
-    tokens = 0
+    # Of every pair of layers: distance, the teacher's mean square, divergence; tokens.
+    sums, tokens = torch.zeros(3, len(pairs), dtype=torch.float64), 0
     for batch in tqdm(batches_of(dataset, collator, batch_size), desc="Measuring"):
         names = ("input_ids", "attention_mask", "token_type_ids")
         inputs = {name: batch[name].to(student.device) for name in names if name in batch}
@@ -493,19 +494,17 @@ def measure_transfer(
             target = observe(teacher, inputs, theirs)
         count = int(mask.sum())
         tokens += count
-        for s, t in pairs:
-            goal, size = target.hidden_states[t], torch.zeros_like(target.hidden_states[t])
-            distance = feature_map_transfer_loss(seen.hidden_states[s], goal, mask).item()
-            sums["feature_map_distance"] += count * distance / len(pairs)
-            relative = distance / feature_map_transfer_loss(size, goal, mask).item()
-            sums["relative_feature_map_distance"] += count * relative / len(pairs)
+        for i, (s, t) in enumerate(pairs):
+            goal = target.hidden_states[t]
+            sums[0, i] += count * feature_map_transfer_loss(seen.hidden_states[s], goal, mask).item()
+            sums[1, i] += count * feature_map_transfer_loss(torch.zeros_like(goal), goal, mask).item()
             if attention:
-                divergence = attention_transfer_loss(seen.attentions[s], target.attentions[t], mask).item()
-                sums["attention_distance"] += count * divergence / len(pairs)
-    found = {name: value / max(tokens, 1) for name, value in sums.items()}
-    if not attention:
-        del found["attention_distance"]
-    return found
+                sums[2, i] += count * attention_transfer_loss(seen.attentions[s], target.attentions[t], mask).item()
+    distances, sizes, divergences = sums / max(tokens, 1)
+    found = {"feature_map_distance": distances, "relative_feature_map_distance": distances / sizes}
+    if attention:
+        found["attention_distance"] = divergences
+    return {name: values.mean().item() for name, values in found.items()}
 
 
 __all__ = [

@@ -4,12 +4,13 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from transformers import (
     AutoModelForPreTraining,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainingArguments,
@@ -26,6 +27,7 @@ from .progressive import ProgressiveTransferConfig, ProgressiveTransferTrainer, 
 from .run import (
     MAX_STEPS_PER_CHECKPOINT,
     PRIVATE,
+    Precision,
     StepClock,
     check_free,
     computes_in_bf16,
@@ -38,6 +40,8 @@ from .run import (
 
 # Held-out samples that a result is measured on.
 MEASURED_SAMPLES = 1024
+# The settings of a transfer beside those of every training.
+TRANSFER_FIELDS = {f.name for f in fields(ProgressiveTransferConfig)} - {f.name for f in fields(TrainingArguments)}
 
 
 def pretrain(
@@ -135,8 +139,7 @@ def transfer_knowledge(
         FloatingPointError: as [`PretrainingTrainer`].
     """
     settings = {name: value for name, value in locals().items() if name not in ("run_settings", "corpus", "output_dir")}
-    own = {field.name for field in fields(ProgressiveTransferConfig)} - {f.name for f in fields(TrainingArguments)}
-    terms = {name: value for name, value in settings.items() if name in own}
+    terms = {name: value for name, value in settings.items() if name in TRANSFER_FIELDS}
     attention = "eager" if attention_transfer_weight else "sdpa"
     teacher_model, tokenizer = load_pretrained(teacher, "ForPreTraining", trust_remote_code, require_head=True)
     student, student_tokenizer = load_language_model(model, teacher, run_settings.get("seed", 42))
@@ -155,6 +158,22 @@ def transfer_knowledge(
 
     settings |= {"model": str(model), "teacher": str(teacher)}
     return train_on_corpus(student, tokenizer, corpus, output_dir, build, settings, measure, **run_settings)
+
+
+def check_transfer(model: str | Path, *, max_steps: int, **settings: Any) -> PreTrainedConfig:
+    """
+    What can be said of [`transfer_knowledge`]'s student and settings before there is a teacher.
+
+    Returns:
+        [`~transformers.PreTrainedConfig`]: the student's configuration.
+
+    Raises:
+        ValueError: as [`transfer_knowledge`].
+    """
+    config = load_preset(model) if _is_architecture(model) else load_pretrained(model, "")[0].config
+    terms = {name: value for name, value in settings.items() if name in TRANSFER_FIELDS}
+    ProgressiveTransferConfig(output_dir="unused", max_steps=max_steps, **terms).plan(config.num_hidden_layers)
+    return config
 
 
 def ib_teacher(
@@ -203,7 +222,7 @@ def load_language_model(
         ValueError: if it cannot be read, or an architecture comes without a tokenizer.
     """
     set_seed(seed)
-    if str(model) not in list_presets() and Path(model).suffix != ".json":
+    if not _is_architecture(model):
         return load_pretrained(model, "ForPreTraining")
     if tokenizer is None:
         raise ValueError(f"{str(model)!r} is an architecture: name a `tokenizer`.")
@@ -213,6 +232,10 @@ def load_language_model(
     config.vocab_size = source.config.vocab_size
     set_seed(seed)
     return AutoModelForPreTraining.from_config(config), loaded
+
+
+def _is_architecture(model: str | Path) -> bool:
+    return str(model) in list_presets() or Path(model).suffix == ".json"
 
 
 def _token_counts(corpus: Corpus, vocab_size: int) -> torch.Tensor:
@@ -261,6 +284,8 @@ def train_on_corpus(
     for name in ("max_steps", "batch_size", "accumulation", "learning_rate"):
         if settings[name] <= 0:
             raise ValueError(f"`{name}` must be positive, got {settings[name]}.")
+    if precision not in get_args(Precision):
+        raise ValueError(f"`precision` must be one of {get_args(Precision)}, got {precision!r}.")
     check_free(output_dir)
     data = Corpus.open(corpus)
     data.check_tokenizer(tokenizer)
@@ -334,4 +359,4 @@ def train_on_corpus(
     return report
 
 
-__all__ = ["ib_teacher", "pretrain", "train_on_corpus", "transfer_knowledge"]
+__all__ = ["check_transfer", "ib_teacher", "pretrain", "train_on_corpus", "transfer_knowledge"]
