@@ -1,3 +1,4 @@
+import gc
 import os
 
 import pytest
@@ -17,6 +18,11 @@ def pytest_configure(config):
     # The marks of transformers' common tests (test_upstream.py), which its source distribution does not declare.
     for marker in UPSTREAM_MARKERS:
         config.addinivalue_line("markers", f"{marker}: a mark of transformers' common tests")
+
+
+def pytest_collection_finish():
+    # Every run of a Trainer collects garbage, a third of a second among all that has been imported.
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from huggingface_hub import ModelCard, ModelCardData
 from matplotlib.figure import Figure
 
@@ -15,7 +16,7 @@ from ..data import build_corpus
 from ..files import write_text
 from ..training import ib_teacher, pretrain, transfer_knowledge
 from ..training.run import check_free
-from ..training.text import train_on_corpus
+from ..training.text import check_transfer, train_on_corpus
 from .recipe import read_recipe
 
 
@@ -173,31 +174,48 @@ def transfer(
         # Killed between the weights and their card.
         return _finish(json.loads(report_file.read_text()), loaded, output_dir)
     check_free(output_dir)
-    teacher_dir = Path(teacher or output_dir.with_name(f"{output_dir.name}-teacher"))
-    corpus_dir = Path(corpus or output_dir.with_name(f"{output_dir.name}-corpus"))
-    ((kind, settings),) = loaded.teacher.items()
-    if kind == "ib_teacher":
-        tokenizer = settings["model"]
-    given = teacher_dir.is_dir() and any(teacher_dir.iterdir())
-    _, words = load_pretrained(teacher_dir if given else resolve_model(tokenizer), "", trust_remote_code)
-    build_corpus(texts, words, corpus_dir, seed=seed, **loaded.corpus)
-    if not given:
-        made_of = {"tokenizer": tokenizer} if kind == "pretrain" else {"trust_remote_code": trust_remote_code}
-        TEACHERS[kind](corpus=corpus_dir, output_dir=teacher_dir, seed=seed, **made_of, **settings)
     options = dict(loaded.transfer)
     if max_steps is not None:
         if options.get("transfer_steps"):
             options["transfer_steps"] = round(options["transfer_steps"] * max_steps / options["max_steps"])
         options["max_steps"] = max_steps
+    teacher_dir = Path(teacher or output_dir.with_name(f"{output_dir.name}-teacher"))
+    corpus_dir = Path(corpus or output_dir.with_name(f"{output_dir.name}-corpus"))
+    ((kind, settings),) = loaded.teacher.items()
+    given = teacher_dir.is_dir() and any(teacher_dir.iterdir())
+    _check_student(loaded, options)
+    if kind == "ib_teacher":
+        tokenizer = settings["model"]
+    _, words = load_pretrained(teacher_dir if given else resolve_model(tokenizer), "", trust_remote_code)
+    build_corpus(texts, words, corpus_dir, seed=seed, **loaded.corpus)
+    if not given:
+        made_of = {"tokenizer": tokenizer} if kind == "pretrain" else {"trust_remote_code": trust_remote_code}
+        TEACHERS[kind](corpus=corpus_dir, output_dir=teacher_dir, seed=seed, **made_of, **settings)
     options |= {"seed": seed, "trust_remote_code": trust_remote_code}
     report = transfer_knowledge(loaded.student, teacher_dir, corpus_dir, output_dir, **options)
     return _finish(report, loaded, output_dir)
 
 
+def _check_student(recipe: TransferRecipe, options: Mapping[str, Any]) -> None:
+    """What is wrong with it is told before the text is tokenised and a teacher made."""
+    config = check_transfer(recipe.student, **options)
+    length = recipe.corpus.get("sequence_length", 128)
+    if length > config.max_position_embeddings:
+        raise ValueError(
+            f"The recipe's corpus has samples of {length} tokens, the student takes {config.max_position_embeddings}: "
+            f"set `sequence_length` to that."
+        )
+    width = recipe.teacher.get("ib_teacher", {}).get("feature_map_size", config.hidden_size)
+    if width != config.hidden_size:
+        raise ValueError(
+            f"The recipe's teacher has `feature_map_size` {width}, its student `hidden_size` {config.hidden_size}: "
+            f"they must be equal."
+        )
+
+
 def _finish(report: dict[str, Any], recipe: TransferRecipe, output_dir: Path) -> dict[str, Any]:
     """Adds the picture and the card; the card is the last file to come."""
-    if not output_dir.is_dir():
-        # One of several processes, of which the first one writes.
+    if not PartialState().is_main_process:
         return report
     write_curves(report, output_dir / "transfer.png")
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in report["metrics"].items())

@@ -151,13 +151,16 @@ def pretraining_distillation_loss(
         ground_truth_ratio (`float`): α.
         temperature (`float`): T.
     """
-    loss = ground_truth_ratio * nn.functional.cross_entropy(student_logits.float(), labels)
+    # A batch may have no masked tokens, whose mean would not be a number.
+    predictions = torch.ones_like(labels)
+    hard = nn.functional.cross_entropy(student_logits.float(), labels, reduction="none")
+    loss = ground_truth_ratio * _masked_mean(hard, predictions)
     if teacher_logits is None or ground_truth_ratio == 1.0:
         return loss
-    soft = soft_target_loss(student_logits, teacher_logits, temperature, None)
+    soft = soft_target_loss(student_logits, teacher_logits, temperature, predictions)
     if variant != "paper":
         teacher = nn.functional.softmax(teacher_logits.float() / temperature, dim=-1)
-        soft = soft + temperature**2 * torch.special.entr(teacher).sum(-1).mean()
+        soft = soft + temperature**2 * _masked_mean(torch.special.entr(teacher).sum(-1), predictions)
     return loss + (1 - ground_truth_ratio) * soft
 
 

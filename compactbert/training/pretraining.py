@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from ..structure import layers_of
@@ -87,6 +88,13 @@ class PretrainingTrainer(ResumableTrainer):
         super().__init__(model, args, **kwargs)
         self.add_callback(_TellEpoch(self.train_dataset))
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's. Afterwards nothing is frozen."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.student.requires_grad_(True)
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -100,10 +108,12 @@ class PretrainingTrainer(ResumableTrainer):
             raise FloatingPointError(
                 f"The loss of step {self.state.global_step} is {loss.item()} "
                 f"({ {name: part.item() for name, part in parts.items()} }), on the samples "
-                f"{None if samples is None else samples.tolist()}. The last checkpoint is in {self.args.output_dir!r}: "
-                f"continue from there with a lower `learning_rate`, or with `max_grad_norm`."
+                f"{None if samples is None else samples.tolist()}; the last checkpoint is "
+                f"{get_last_checkpoint(str(self.args.output_dir))!r}. Try a lower `learning_rate` or `max_grad_norm`, "
+                f"or float32."
             )
-        self.keep_parts(parts)
+        if model.training:
+            self.keep_parts(parts)
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def loss_parts(

@@ -140,9 +140,11 @@ class ProgressiveTransferConfig(PretrainingConfig):
             ValueError: if `stages` leaves a layer out or names one twice, or there are more stages than steps.
         """
         layers = tuple(range(1, num_layers + 1))
-        if self.stages is not None and sorted(layer for stage in self.stages for layer in stage) != list(layers):
+        named = [list(layers)] if self.stages is None else self.stages
+        if not all(named) or sorted(layer for stage in named for layer in stage) != list(layers):
             raise ValueError(
-                f"`stages` must hold each of the student's layers 1..{num_layers} once, got {self.stages}."
+                f"`stages` must hold each of the student's layers 1..{num_layers} once, and none may be empty, got "
+                f"{self.stages}."
             )
         if self.strategy == "auxiliary":
             return [TransferStage("auxiliary transfer", 0, self.max_steps, layers, True)]
@@ -195,7 +197,6 @@ class ProgressiveTransferTrainer(PretrainingTrainer):
     def __init__(
         self, model: PreTrainedModel, teacher_model: PreTrainedModel, args: ProgressiveTransferConfig, **kwargs: Any
     ):
-        check_language_model(teacher_model)
         self.layer_map = check_pair(model, teacher_model, args.layer_map, bool(args.attention_transfer_weight))
         self.plan = args.plan(len(layers_of(model)))
         self.teacher = teacher_model.requires_grad_(False).eval()
@@ -204,6 +205,14 @@ class ProgressiveTransferTrainer(PretrainingTrainer):
         if args.copy_from_teacher:
             copy_embeddings_and_heads(self.student, teacher_model)
         self.accelerator.prepare_model(self.teacher, evaluation_mode=True)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's. Afterwards nothing is frozen, and attention has its dropout again."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.stage = None
+            self._drop_attention(self.student.config.attention_probs_dropout_prob)
 
     def stage_at(self, step: int) -> TransferStage:
         """The stage of a step; the last one's for steps after the end."""
@@ -251,7 +260,9 @@ class ProgressiveTransferTrainer(PretrainingTrainer):
         self.train_parts(self._trained_in(stage))
         # Maps come as dropout leaves them, and a probability of zero is as far from the teacher's as can be.
         compares = self.args.attention_transfer_weight and stage.layers  # type: ignore[attr-defined]
-        rate = 0.0 if compares else self.student.config.attention_probs_dropout_prob
+        self._drop_attention(0.0 if compares else self.student.config.attention_probs_dropout_prob)
+
+    def _drop_attention(self, rate: float) -> None:
         for layer in layers_of(self.student):
             layer.get_submodule(ATTENTION_DROPOUT).p = rate  # type: ignore[assignment]
 
@@ -325,14 +336,17 @@ class ProgressiveTransferTrainer(PretrainingTrainer):
             return 0.0
         if args.layer_schedule == "google-research" and isinstance(part, int):
             index = next(i for i, other in enumerate(self.plan) if part + 1 in other.layers)
-            return gated_learning_rate(step, index, length, args.earlier_layers_rate)
+            # As if all stages were as long as this one: the steps may not divide by their number.
+            return gated_learning_rate(self.plan.index(stage) * length + local, index, length, args.earlier_layers_rate)
         warmup = math.ceil(args.warmup_steps * length) if args.warmup_steps < 1 else args.warmup_steps
         rise = min(1.0, (local + 1) / max(1.0, warmup))
         return rise if part == EMBEDDINGS or part + 1 in stage.layers else rise * args.earlier_layers_rate  # type: ignore[operator]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the Trainer's, with the number of the stage."""
+        """As the Trainer's, with the number of the stage and the highest of the learning rates."""
         if "loss" in logs:
+            scheduler: Any = self.lr_scheduler
+            logs["learning_rate"] = max(scheduler.get_last_lr())
             logs["stage"] = self.plan.index(self.stage_at(max(0, self.state.global_step - 1))) + 1
         super().log(logs, start_time)
 
@@ -367,6 +381,8 @@ def check_pair(
     Raises:
         ValueError: see [`ProgressiveTransferTrainer`].
     """
+    for model in (student, teacher):
+        check_language_model(model)
     ours, theirs = student.config, teacher.config
     if ours.hidden_size != theirs.hidden_size:
         raise ValueError(
@@ -417,21 +433,30 @@ def copy_embeddings_and_heads(student: PreTrainedModel, teacher: PreTrainedModel
     Raises:
         ValueError: if a parameter differs in shape.
     """
-    same_norm = getattr(student.config, "normalization_type", "") == getattr(teacher.config, "normalization_type", "")
-    theirs = dict(teacher.named_parameters())
+    norms = [getattr(model.config, "normalization_type", "layer_norm") for model in (student, teacher)]
+    theirs = _without_prefix(teacher)
     copied = []
-    for name, parameter in student.named_parameters():
-        if "encoder.layer." in name or name not in theirs or (".embeddings.LayerNorm." in name and not same_norm):
+    for name, (own_name, parameter) in _without_prefix(student).items():
+        if name.startswith("encoder.layer.") or name not in theirs:
             continue
-        if theirs[name].shape != parameter.shape:
+        if name.startswith("embeddings.LayerNorm.") and norms[0] != norms[1]:
+            continue
+        _, value = theirs[name]
+        if value.shape != parameter.shape:
             raise ValueError(
-                f"`copy_from_teacher` copies embeddings and heads, but {name!r} is {tuple(parameter.shape)} in the "
-                f"student and {tuple(theirs[name].shape)} in the teacher: give both the same `embedding_size`, or set "
+                f"`copy_from_teacher` copies embeddings and heads, but {own_name!r} is {tuple(parameter.shape)} in the "
+                f"student and {tuple(value.shape)} in the teacher: give both the same `embedding_size`, or set "
                 f"`copy_from_teacher` to False."
             )
-        parameter.copy_(theirs[name])
-        copied.append(name)
+        parameter.copy_(value)
+        copied.append(own_name)
     return copied
+
+
+def _without_prefix(model: PreTrainedModel) -> dict[str, tuple[str, nn.Parameter]]:
+    """Parameters with their names, by names that do not tell the family."""
+    prefix = f"{model.base_model_prefix}."
+    return {name.removeprefix(prefix): (name, parameter) for name, parameter in model.named_parameters()}
 
 
 @torch.inference_mode()
@@ -456,8 +481,9 @@ def measure_transfer(
     wanted = tuple(sorted({t for _, t in pairs}))
     theirs = Request(wanted, wanted if attention else ())
     student.eval()
-    sums = {"feature_map_distance": 0.0, "relative_feature_map_distance": 0.0, "attention_distance": 0.0}
-    tokens = 0
+    teacher.eval()
+    # Of every pair of layers: distance, the teacher's mean square, divergence; tokens.
+    sums, tokens = torch.zeros(3, len(pairs), dtype=torch.float64), 0
     for batch in tqdm(batches_of(dataset, collator, batch_size), desc="Measuring"):
         names = ("input_ids", "attention_mask", "token_type_ids")
         inputs = {name: batch[name].to(student.device) for name in names if name in batch}
@@ -468,19 +494,17 @@ def measure_transfer(
             target = observe(teacher, inputs, theirs)
         count = int(mask.sum())
         tokens += count
-        for s, t in pairs:
-            goal, size = target.hidden_states[t], torch.zeros_like(target.hidden_states[t])
-            distance = feature_map_transfer_loss(seen.hidden_states[s], goal, mask).item()
-            sums["feature_map_distance"] += count * distance / len(pairs)
-            relative = distance / feature_map_transfer_loss(size, goal, mask).item()
-            sums["relative_feature_map_distance"] += count * relative / len(pairs)
+        for i, (s, t) in enumerate(pairs):
+            goal = target.hidden_states[t]
+            sums[0, i] += count * feature_map_transfer_loss(seen.hidden_states[s], goal, mask).item()
+            sums[1, i] += count * feature_map_transfer_loss(torch.zeros_like(goal), goal, mask).item()
             if attention:
-                divergence = attention_transfer_loss(seen.attentions[s], target.attentions[t], mask).item()
-                sums["attention_distance"] += count * divergence / len(pairs)
-    found = {name: value / max(tokens, 1) for name, value in sums.items()}
-    if not attention:
-        del found["attention_distance"]
-    return found
+                sums[2, i] += count * attention_transfer_loss(seen.attentions[s], target.attentions[t], mask).item()
+    distances, sizes, divergences = sums / max(tokens, 1)
+    found = {"feature_map_distance": distances, "relative_feature_map_distance": distances / sizes}
+    if attention:
+        found["attention_distance"] = divergences
+    return {name: values.mean().item() for name, values in found.items()}
 
 
 __all__ = [

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from safetensors import SafetensorError
 from transformers import (
@@ -78,10 +79,13 @@ class ResumableTrainer(Trainer):
             self._parts[name].append(share * value.detach())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the Trainer's, with the mean of every part since the last time."""
+        """As the Trainer's, with the mean of every part since the last time, over all processes."""
         if "loss" in logs:
-            sums = {name: torch.stack(values).sum().item() for name, values in self._parts.items()}
-            logs |= {f"{name}_loss": value / self._steps for name, value in sums.items()}
+            sums = {f"{name}_loss": torch.stack(values).sum().item() for name, values in self._parts.items()}
+            everyone = gather_object([sums])
+            for parts in everyone:
+                for name, value in parts.items():
+                    logs[name] = logs.get(name, 0.0) + value / self._steps / len(everyone)
             self._parts.clear()
             self._steps = 0.0
         super().log(logs, start_time)

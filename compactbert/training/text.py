@@ -4,12 +4,13 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from transformers import (
     AutoModelForPreTraining,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainingArguments,
@@ -26,6 +27,7 @@ from .progressive import ProgressiveTransferConfig, ProgressiveTransferTrainer, 
 from .run import (
     MAX_STEPS_PER_CHECKPOINT,
     PRIVATE,
+    Precision,
     StepClock,
     check_free,
     computes_in_bf16,
@@ -38,6 +40,8 @@ from .run import (
 
 # Held-out samples that a result is measured on.
 MEASURED_SAMPLES = 1024
+# The settings of a transfer beside those of every training.
+TRANSFER_FIELDS = {f.name for f in fields(ProgressiveTransferConfig)} - {f.name for f in fields(TrainingArguments)}
 
 
 def pretrain(
@@ -135,8 +139,7 @@ def transfer_knowledge(
         FloatingPointError: as [`PretrainingTrainer`].
     """
     settings = {name: value for name, value in locals().items() if name not in ("run_settings", "corpus", "output_dir")}
-    own = {field.name for field in fields(ProgressiveTransferConfig)} - {f.name for f in fields(TrainingArguments)}
-    terms = {name: value for name, value in settings.items() if name in own}
+    terms = {name: value for name, value in settings.items() if name in TRANSFER_FIELDS}
     attention = "eager" if attention_transfer_weight else "sdpa"
     teacher_model, tokenizer = load_pretrained(teacher, "ForPreTraining", trust_remote_code, require_head=True)
     student, student_tokenizer = load_language_model(model, teacher, run_settings.get("seed", 42))
@@ -151,10 +154,33 @@ def transfer_knowledge(
         )
 
     def measure(model: PreTrainedModel, held_out: Any, collator: Any) -> dict[str, float]:
+        # Attention is measured whether or not it was learned, where the heads allow it.
+        for loaded in (model, teacher_model):
+            loaded.set_attn_implementation("eager")
+        try:
+            check_pair(model, teacher_model, layers, attention=True)
+        except ValueError:
+            model.set_attn_implementation("sdpa")
         return measure_transfer(model, teacher_model, held_out, collator, layers)
 
     settings |= {"model": str(model), "teacher": str(teacher)}
     return train_on_corpus(student, tokenizer, corpus, output_dir, build, settings, measure, **run_settings)
+
+
+def check_transfer(model: str | Path, *, max_steps: int, **settings: Any) -> PreTrainedConfig:
+    """
+    What can be said of [`transfer_knowledge`]'s student and settings before there is a teacher.
+
+    Returns:
+        [`~transformers.PreTrainedConfig`]: the student's configuration.
+
+    Raises:
+        ValueError: as [`transfer_knowledge`].
+    """
+    config = load_preset(model) if _is_architecture(model) else load_pretrained(model, "")[0].config
+    terms = {name: value for name, value in settings.items() if name in TRANSFER_FIELDS}
+    ProgressiveTransferConfig(output_dir="unused", max_steps=max_steps, **terms).plan(config.num_hidden_layers)
+    return config
 
 
 def ib_teacher(
@@ -203,7 +229,7 @@ def load_language_model(
         ValueError: if it cannot be read, or an architecture comes without a tokenizer.
     """
     set_seed(seed)
-    if str(model) not in list_presets() and Path(model).suffix != ".json":
+    if not _is_architecture(model):
         return load_pretrained(model, "ForPreTraining")
     if tokenizer is None:
         raise ValueError(f"{str(model)!r} is an architecture: name a `tokenizer`.")
@@ -213,6 +239,10 @@ def load_language_model(
     config.vocab_size = source.config.vocab_size
     set_seed(seed)
     return AutoModelForPreTraining.from_config(config), loaded
+
+
+def _is_architecture(model: str | Path) -> bool:
+    return str(model) in list_presets() or Path(model).suffix == ".json"
 
 
 def _token_counts(corpus: Corpus, vocab_size: int) -> torch.Tensor:
@@ -261,6 +291,8 @@ def train_on_corpus(
     for name in ("max_steps", "batch_size", "accumulation", "learning_rate"):
         if settings[name] <= 0:
             raise ValueError(f"`{name}` must be positive, got {settings[name]}.")
+    if precision not in get_args(Precision):
+        raise ValueError(f"`precision` must be one of {get_args(Precision)}, got {precision!r}.")
     check_free(output_dir)
     data = Corpus.open(corpus)
     data.check_tokenizer(tokenizer)
@@ -300,13 +332,12 @@ def train_on_corpus(
         "bf16": precision == "bf16",
         "fp16": precision == "fp16",
     }
-    unfinished = last_complete_checkpoint(work_dir) is not None
     rest = {"train_dataset": data.train, "data_collator": collator, "processing_class": tokenizer}
     trainer = build_trainer(arguments, rest, model)
     settings |= {"corpus": data.index["digest"], "corpus_settings": data.settings, "processes": trainer.args.world_size}
     with trainer.args.main_process_first():
         if trainer.is_world_process_zero():
-            open_work_dir(work_dir, settings, unfinished)
+            open_work_dir(work_dir, settings, unfinished=last_complete_checkpoint(work_dir) is not None)
     clock = StepClock()
     trainer.add_callback(clock)
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(work_dir))
@@ -335,4 +366,4 @@ def train_on_corpus(
     return report
 
 
-__all__ = ["ib_teacher", "pretrain", "train_on_corpus", "transfer_knowledge"]
+__all__ = ["check_transfer", "ib_teacher", "pretrain", "train_on_corpus", "transfer_knowledge"]

@@ -1,0 +1,550 @@
+import inspect
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from families import build, inputs_for
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
+from typer.testing import CliRunner
+
+import compactbert
+from compactbert.cli import app
+from compactbert.data import PretrainingCollator, build_corpus
+from compactbert.presets import load_preset
+from compactbert.recipes import load_transfer_recipe
+from compactbert.recipes.recipe import list_recipes
+from compactbert.training import (
+    PretrainingConfig,
+    PretrainingTrainer,
+    ProgressiveTransferTrainer,
+    ib_teacher,
+    measure_pretraining,
+    measure_transfer,
+    pretrain,
+    transfer_knowledge,
+)
+from compactbert.training.text import load_language_model
+
+
+SUBJECTS = ("cat", "dog", "bird", "fish", "horse", "cow", "hen", "fox")
+VERBS = {"cat": "sleeps", "dog": "barks", "bird": "sings", "fish": "swims", "horse": "runs", "cow": "eats"}
+PLACES = ("house", "garden", "field", "river", "barn", "street")
+ADJECTIVES = ("old", "small", "quick", "happy", "quiet")
+STUDENT = {
+    "model_type": "mobilebert_md",
+    "hidden_size": 48,
+    "embedding_size": 20,
+    "num_hidden_layers": 2,
+    "intra_bottleneck_size": 16,
+    "intermediate_size": 24,
+    "max_position_embeddings": 40,
+}
+HEADS = ("ForPreTraining", "ForMaskedLM")
+LANGUAGE_FAMILIES = ("mobilebert_md-stages", "ib_bert-uniform", "smbert-uneven")
+RUN = {"max_steps": 12, "batch_size": 8, "learning_rate": 3e-3, "precision": "fp32"}
+TRANSFER = RUN | {"transfer_steps": 8}
+
+
+def sentences(rng):
+    """What is done depends on who does it, so there is something to learn."""
+    for _ in range(rng.randint(3, 6)):
+        subject = rng.choice(SUBJECTS)
+        place = f"in the {rng.choice(PLACES)}"
+        yield f"The {rng.choice(ADJECTIVES)} {subject} {VERBS.get(subject, 'waits')} {place}."
+
+
+def make_tokenizer():
+    words = {"The", "the", "in", ".", "waits", *SUBJECTS, *VERBS.values(), *PLACES, *ADJECTIVES}
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    backend = Tokenizer(WordLevel({word: i for i, word in enumerate([*special, *sorted(words)])}, unk_token="[UNK]"))
+    backend.pre_tokenizer = Whitespace()
+    names = {f"{name.strip('[]').lower()}_token": name for name in special}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A text, its corpus, a BERT, and a student's architecture."""
+    folder = tmp_path_factory.mktemp("place")
+    rng = random.Random(0)
+    documents = ["\n".join(sentences(rng)) for _ in range(80)]
+    (folder / "text.txt").write_text("\n\n".join(documents) + "\n")
+    tokenizer = make_tokenizer()
+    source = build("smbert-uniform", vocab_size=len(tokenizer), attention_probs_dropout_prob=0.1)
+    source.save_pretrained(folder / "bert")
+    tokenizer.save_pretrained(folder / "bert")
+    (folder / "student.json").write_text(json.dumps(STUDENT))
+    corpus = build_corpus(folder / "text.txt", tokenizer, folder / "corpus", sequence_length=32, held_out=0.2)
+    return SimpleNamespace(
+        folder=folder,
+        text=folder / "text.txt",
+        bert=folder / "bert",
+        student=folder / "student.json",
+        corpus=folder / "corpus",
+        tokenizer=tokenizer,
+        held_out=corpus.held_out,
+        collator=PretrainingCollator(tokenizer),
+        recipe={
+            "name": "tiny",
+            "description": "A recipe for tests.",
+            "corpus": {"sequence_length": 32, "held_out": 0.2},
+            "teacher": {
+                "ib_teacher": {"model": str(folder / "bert"), "feature_map_size": 48, "embedding_size": 20} | RUN
+            },
+            "student": str(folder / "student.json"),
+            "transfer": TRANSFER,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def teacher(place):
+    settings = {"feature_map_size": 48, "embedding_size": 20}
+    report = ib_teacher(place.bert, place.corpus, place.folder / "teacher", **settings, **RUN)
+    return SimpleNamespace(folder=place.folder / "teacher", report=report)
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """What a job leaves that nothing interrupts."""
+    report = compactbert.transfer(str(place.text), place.folder / "whole", recipe=place.recipe)
+    return SimpleNamespace(folder=place.folder / "whole", report=report)
+
+
+def make_trainer(folder, model, rows=(), **settings):
+    defaults = {
+        "output_dir": str(folder),
+        "max_steps": 3,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+    return PretrainingTrainer(model, PretrainingConfig(**defaults | settings), train_dataset=list(rows))
+
+
+def masked_batch(model):
+    batch = inputs_for(model, batch_size=8, labels=True)
+    masked = torch.rand(batch["labels"].shape, generator=torch.Generator().manual_seed(2)) < 0.3
+    batch["labels"] = batch["input_ids"].masked_fill(~masked | (batch["attention_mask"] == 0), -100)
+    return batch
+
+
+def rows_of(batch):
+    return [{name: tensor[i] for name, tensor in batch.items()} for i in range(len(batch["labels"]))]
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+# The trainer
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("family", LANGUAGE_FAMILIES)
+def test_scores_at_masked_positions_alone_give_the_models_own_loss(family, head, tmp_path):
+    gradients, losses = [], []
+    for own in (True, False):
+        model = build(family, head).train()
+        batch = masked_batch(model)
+        loss = model(**batch).loss if own else make_trainer(tmp_path, model).compute_loss(model, batch)
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None and p.grad.any()})
+    torch.testing.assert_close(*losses, rtol=1e-6, atol=1e-6)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("family", LANGUAGE_FAMILIES)
+def test_the_head_alone_can_be_trained(family, tmp_path):
+    model = build(family, "ForPreTraining")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    make_trainer(tmp_path, model, rows_of(masked_batch(model)), trained="head", weight_decay=0.1).train()
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    prefix = f"{model.base_model_prefix}."
+    assert not {name for name in moved if name.startswith(prefix) and ".pooler." not in name}
+    assert "cls.predictions.decoder.weight" not in moved
+    assert {"cls.predictions.transform.dense.weight", "cls.predictions.bias", "cls.seq_relationship.weight"} <= moved
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_all_is_trained_otherwise(tmp_path):
+    model = build("mobilebert_md-stages", "ForPreTraining")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trainer = make_trainer(tmp_path, model, rows_of(masked_batch(model)), logging_steps=1)
+    trainer.train()
+    still = {name for name, tensor in model.state_dict().items() if torch.equal(tensor, before[name])}
+    # Keys' biases change no attention.
+    assert {name for name in still if "key.bias" not in name} == set()
+    for entry in trainer.state.log_history[:3]:
+        assert entry["mlm_loss"] + entry["nsp_loss"] == pytest.approx(entry["loss"], rel=1e-5)
+
+
+def test_a_model_without_a_head_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="SmBertForTokenClassification has no language modelling head"):
+        make_trainer(tmp_path, build("smbert-uniform", "ForTokenClassification"))
+
+
+# Measuring
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_pretraining_is_measured_as_it_is_computed_directly(head, place):
+    model = build("smbert-uniform", head, vocab_size=len(place.tokenizer)).train()
+    found = measure_pretraining(model, place.held_out, place.collator, batch_size=3)
+    batch = place.collator([place.held_out[i] for i in range(len(place.held_out))])
+    labels, continues = batch.pop("labels"), batch.pop("next_sentence_label")
+    del batch["sample_id"]
+    with torch.no_grad():
+        outputs = model.eval()(**batch)
+    logits = outputs[0][labels != -100]
+    targets = labels[labels != -100]
+    expected = {
+        "mlm_loss": torch.nn.functional.cross_entropy(logits.double(), targets).item(),
+        "mlm_accuracy": (logits.argmax(-1) == targets).double().mean().item(),
+    }
+    if head == "ForPreTraining":
+        hits = outputs.seq_relationship_logits.argmax(-1) == continues
+        expected["nsp_accuracy"] = hits.double().mean().item()
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_transfer_is_measured_as_it_is_computed_directly(place):
+    sizes = {"vocab_size": len(place.tokenizer), "attention_probs_dropout_prob": 0.1}
+    student = build("mobilebert_md-uniform", "ForPreTraining", num_hidden_layers=2, **sizes)
+    teacher = build("ib_bert-uniform", "ForPreTraining", num_hidden_layers=4, **sizes).train()
+    for model in (student, teacher):
+        model.set_attn_implementation("eager")
+    found = measure_transfer(student, teacher, place.held_out, place.collator, batch_size=3)
+    batch = place.collator([place.held_out[i] for i in range(len(place.held_out))])
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    options = {"output_hidden_states": True, "output_attentions": True}
+    with torch.no_grad():
+        ours, theirs = (model.eval()(**inputs, **options) for model in (student, teacher))
+    kept = inputs["attention_mask"].bool()
+    expected = dict.fromkeys(found, 0.0)
+    for s, t in ((1, 2), (2, 4)):
+        one, other = ours.hidden_states[s][kept].double(), theirs.hidden_states[t][kept].double()
+        expected["feature_map_distance"] += (one - other).pow(2).mean().item() / 2
+        expected["relative_feature_map_distance"] += ((one - other).pow(2).mean() / other.pow(2).mean()).item() / 2
+        p, q = (maps.transpose(1, 2)[kept].double() for maps in (theirs.attentions[t - 1], ours.attentions[s - 1]))
+        expected["attention_distance"] += torch.nan_to_num(p * (p / q).log()).sum(-1).mean().item() / 2
+    assert found == pytest.approx(expected, rel=1e-5)
+    student.set_attn_implementation("sdpa")
+    without = measure_transfer(student, teacher, place.held_out, place.collator, [2, 4])
+    del expected["attention_distance"]
+    assert without == pytest.approx(expected, rel=1e-5)
+
+
+# From text to a folder
+
+
+def test_a_teacher_is_made(teacher):
+    report = json.loads((teacher.folder / "metrics.json").read_text())
+    assert report == teacher.report
+    assert report["measured_on"] == "held-out text"
+    assert report["steps"] == 12
+    assert report["metrics"].keys() == {"mlm_loss", "mlm_accuracy", "nsp_accuracy"}
+    assert report["losses"][-1]["mlm_loss"] < report["losses"][0]["mlm_loss"]
+    assert not (teacher.folder.with_name("teacher.partial")).exists()
+    assert json.loads((teacher.folder / "config.json").read_text())["model_type"] == "ib_bert"
+
+
+def test_pretraining_from_an_architecture_and_of_the_head_of_a_model(place, tmp_path):
+    report = pretrain(place.student, place.corpus, tmp_path / "new", tokenizer=place.bert, **RUN)
+    assert report["losses"][-1]["loss"] < report["losses"][0]["loss"]
+    assert report["tokens_per_step"] == 8 * 32
+    pretrain(tmp_path / "new", place.corpus, tmp_path / "head", trained="head", **RUN)
+    before, after = weights(tmp_path / "new"), weights(tmp_path / "head")
+    encoder = [name for name in before if ".embeddings." in name or ".encoder." in name]
+    assert encoder
+    assert all(torch.equal(before[name], after[name]) for name in encoder)
+    assert not torch.equal(before["cls.predictions.bias"], after["cls.predictions.bias"])
+
+
+def test_an_interrupted_pretraining_continues_to_the_same_weights(place, tmp_path, monkeypatch):
+    arguments = (place.student, place.corpus)
+    pretrain(*arguments, tmp_path / "whole", tokenizer=place.bert, **RUN)
+    step = PretrainingTrainer.training_step
+
+    def interrupted(self, *args, **kwargs):
+        if self.state.global_step == 7:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(PretrainingTrainer, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(*arguments, tmp_path / "cut", tokenizer=place.bert, **RUN)
+    monkeypatch.undo()
+    partial = tmp_path / "cut.partial"
+    assert (partial / "checkpoint-6").is_dir()
+    with pytest.raises(ValueError, match=r"unfinished run with other settings \(`learning_rate` was 0.003, is 0.1\)"):
+        pretrain(*arguments, tmp_path / "cut", tokenizer=place.bert, **RUN | {"learning_rate": 0.1})
+    settings = json.loads((partial / "settings.json").read_text())
+    (partial / "settings.json").write_text(json.dumps(settings | {"processes": 2}))
+    with pytest.raises(ValueError, match="`processes` was 2, is 1"):
+        pretrain(*arguments, tmp_path / "cut", tokenizer=place.bert, **RUN)
+    (partial / "settings.json").write_text(json.dumps(settings))
+    # What a kill in the middle of a checkpoint leaves.
+    (partial / "checkpoint-9").mkdir()
+    report = pretrain(*arguments, tmp_path / "cut", tokenizer=place.bert, **RUN)
+    assert report["steps"] == 12
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+def test_the_student_of_a_transfer_is_complete(whole):
+    report, folder = whole.report, whole.folder
+    assert report == json.loads((folder / "metrics.json").read_text())
+    measured = {"mlm_loss", "mlm_accuracy", "nsp_accuracy", "attention_distance"}
+    assert report["metrics"].keys() == measured | {"feature_map_distance", "relative_feature_map_distance"}
+    assert [entry["stage"] for entry in report["losses"]] == [1] * 4 + [2] * 4 + [3] * 4
+    assert report["settings"]["processes"] == 1
+    names = {path.name for path in folder.iterdir()}
+    assert {"README.md", "metrics.json", "transfer.png", "config.json", "model.safetensors"} <= names
+    assert (folder / "transfer.png").read_bytes().startswith(b"\x89PNG")
+    siblings = {path.name for path in folder.parent.iterdir() if path.name.startswith("whole")}
+    assert siblings == {"whole", "whole-corpus", "whole-teacher"}
+
+
+def test_the_student_loads_anywhere(whole, place):
+    model = AutoModelForMaskedLM.from_pretrained(whole.folder, trust_remote_code=True)
+    tokenizer = AutoTokenizer.from_pretrained(whole.folder)
+    assert type(model).__name__ == "MobileBertMdForMaskedLM"
+    assert model.config.vocab_size == len(place.tokenizer)
+    ids = tokenizer("The old cat [MASK] in the house .", return_tensors="pt")
+    assert ids["input_ids"][0, 0] == tokenizer.cls_token_id or tokenizer.mask_token_id in ids["input_ids"]
+    with torch.no_grad():
+        assert torch.isfinite(model(**ids).logits).all()
+
+
+def test_the_card_names_what_was_measured_and_no_place(whole, place):
+    card = (whole.folder / "README.md").read_text()
+    for text in ("{{", "}}", "None", str(place.folder), "/tmp", str(Path.home())):
+        assert text not in card
+    for text in ("# whole", "`tiny`", "A recipe for tests.", "fill-mask", "held-out text", "seed 42", "12 steps"):
+        assert text in card
+    assert f"| mlm_loss | {whole.report['metrics']['mlm_loss']:.4g} |" in card
+    # The pieces of code are Python.
+    compile(card.split("```python")[1].split("```")[0], "card", "exec")
+
+
+def test_the_teachers_predictions_are_the_start(whole):
+    # A student that has the teacher's embeddings beats one that has not, long before anything is learned.
+    teacher = weights(whole.folder.with_name("whole-teacher"))
+    student = weights(whole.folder)
+    name = "mobilebert.embeddings.word_embeddings.weight"
+    assert (student[name] - teacher[name]).abs().max() < 0.1
+
+
+def test_a_killed_job_continues_where_it_was(place, whole, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps(place.recipe))
+    arguments = [str(place.text), str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, __file__, *arguments, str(recipe)], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (tmp_path / "out.partial" / "checkpoint-6").is_dir()
+    assert not (tmp_path / "out").exists()
+    made = (tmp_path / "out-teacher" / "metrics.json").stat().st_mtime_ns
+    report = tmp_path / "report.json"
+    result = run("--text", *arguments[:1], "--output", arguments[1], "--recipe", recipe, "--json", report)
+    assert result.exit_code == 0, result.output
+    assert "mlm loss" in result.output
+    assert json.loads(report.read_text())["metrics"] == whole.report["metrics"]
+    assert (tmp_path / "out-teacher" / "metrics.json").stat().st_mtime_ns == made
+    assert_same(weights(tmp_path / "out"), weights(whole.folder))
+    card = (tmp_path / "out" / "README.md").read_text()
+    # Killed between the weights and their card.
+    (tmp_path / "out" / "README.md").unlink()
+    assert run("--text", *arguments[:1], "--output", arguments[1], "--recipe", recipe).exit_code == 0
+    assert (tmp_path / "out" / "README.md").read_text() == card
+
+
+def test_a_given_teacher_and_a_budget(place, teacher, tmp_path):
+    before = weights(teacher.folder)
+    report = compactbert.transfer(
+        [place.text], tmp_path / "out", recipe=place.recipe, teacher=teacher.folder, corpus=place.corpus, max_steps=6
+    )
+    assert report["steps"] == 6
+    assert [entry["stage"] for entry in report["losses"]] == [1, 1, 2, 2, 3, 3]
+    assert_same(before, weights(teacher.folder))
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_steps": 0}, "`max_steps` must be positive, got 0"),
+        ({"learning_rate": -1.0}, "`learning_rate` must be positive, got -1.0"),
+        ({"batch_size": 0}, "`batch_size` must be positive, got 0"),
+        ({"optimizer": "sgd"}, "`optimizer` must be one of"),
+        ({"precision": "fp8"}, "`precision` must be one of .*, got 'fp8'"),
+        ({"trained": "tail"}, "`trained` must be one of"),
+        ({"mlm_probability": 1.5}, "`mlm_probability` must be above 0"),
+    ],
+)
+def test_runs_that_cannot_work_leave_nothing(place, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        pretrain(place.student, place.corpus, tmp_path / "out", tokenizer=place.bert, **RUN | settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_and_corpora_that_do_not_fit_are_refused(place, teacher, tmp_path, minilm_tokenizer):
+    with pytest.raises(ValueError, match=r"is an architecture: name a `tokenizer`"):
+        pretrain(place.student, place.corpus, tmp_path / "out", **RUN)
+    with pytest.raises(ValueError, match="is not a corpus, it has no `index.json`"):
+        pretrain(place.student, tmp_path, tmp_path / "out", tokenizer=place.bert, **RUN)
+    short = tmp_path / "short.json"
+    short.write_text(json.dumps(STUDENT | {"max_position_embeddings": 16}))
+    with pytest.raises(
+        ValueError, match="samples of 32 tokens, the model takes 16: build one with `sequence_length=16`"
+    ):
+        pretrain(short, place.corpus, tmp_path / "out", tokenizer=place.bert, **RUN)
+    other = build_corpus(place.text, minilm_tokenizer, tmp_path / "other", sequence_length=32, held_out=0.2)
+    with pytest.raises(ValueError, match="was made with another tokenizer"):
+        pretrain(place.student, other.folder, tmp_path / "out", tokenizer=place.bert, **RUN)
+    wide = tmp_path / "wide.json"
+    wide.write_text(json.dumps(STUDENT | {"hidden_size": 64}))
+    with pytest.raises(ValueError, match="student's `hidden_size` is 64 and the teacher's 48"):
+        transfer_knowledge(wide, teacher.folder, place.corpus, tmp_path / "out", **TRANSFER)
+    with pytest.raises(ValueError, match="has no trained weights for"):
+        transfer_knowledge(place.student, place.bert, place.corpus, tmp_path / "out", **TRANSFER)
+    taken = tmp_path / "out"
+    taken.mkdir()
+    (taken / "note.txt").write_text("mine")
+    with pytest.raises(ValueError, match="exists: choose another `output_dir`"):
+        transfer_knowledge(place.student, teacher.folder, place.corpus, taken, **TRANSFER)
+    assert (taken / "note.txt").read_text() == "mine"
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_an_architecture_has_the_teachers_vocabulary(place, teacher):
+    model, tokenizer = load_language_model(place.student, teacher.folder, seed=1)
+    assert model.config.vocab_size == len(tokenizer) == len(place.tokenizer)
+    again, _ = load_language_model(place.student, teacher.folder, seed=1)
+    assert_same(model.state_dict(), again.state_dict())
+
+
+# Recipes and the command
+
+
+@pytest.mark.parametrize("name", list_recipes("transfer"))
+def test_the_shipped_recipes_are_complete(name):
+    recipe = load_transfer_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+    student = load_preset(recipe.student)
+    ((kind, settings),) = recipe.teacher.items()
+    if kind == "pretrain":
+        teacher = load_preset(settings["model"])
+        assert teacher.hidden_size == student.hidden_size
+        assert teacher.embedding_size == student.embedding_size
+        heads = [layer.num_attention_heads for layer in student.per_layer_config]
+        assert {layer.num_attention_heads % count for layer in teacher.per_layer_config for count in heads} == {0}
+    else:
+        sizes = inspect.signature(ib_teacher).parameters
+        assert settings.get("feature_map_size", sizes["feature_map_size"].default) == student.hidden_size
+        assert settings.get("embedding_size", sizes["embedding_size"].default) == student.embedding_size
+    assert recipe.corpus["sequence_length"] <= student.max_position_embeddings
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stages": []}, r"has unknown keys \['stages'\]"),
+        ({"student": None}, r"needs \['student'\]"),
+        ({"teacher": {"distill": {}}}, r"`teacher` of the recipe 'tiny' must be one of \['ib_teacher', 'pretrain'\]"),
+        ({"teacher": "minilm"}, "`teacher` of the recipe 'tiny' must be one of"),
+        (
+            {"teacher": {"ib_teacher": {"model": "minilm"}}},
+            "`teacher: ib_teacher` of the recipe 'tiny' needs `max_steps`",
+        ),
+        ({"teacher": {"pretrain": {"max_steps": 1, "rate": 1}}}, r"has unknown settings \['rate'\]: expected \["),
+        (
+            {"transfer": {"max_steps": 5, "model": "x"}},
+            r"`transfer` of the recipe 'tiny' has unknown settings \['model'\]",
+        ),
+        ({"transfer": {"max_steps": 5, "seed": 1}}, r"unknown settings \['seed'\]"),
+        ({"transfer": {"max_steps": 5, "measure": 1}}, r"unknown settings \['measure'\]"),
+        ({"transfer": [1]}, "`transfer` of the recipe 'tiny' must be a mapping of settings"),
+        ({"corpus": {"length": 32}}, r"`corpus` of the recipe 'tiny' has unknown settings \['length'\]"),
+        ({"corpus": {"sources": "x"}}, r"unknown settings \['sources'\]"),
+    ],
+)
+def test_recipes_that_cannot_work_are_refused(place, change, message):
+    with pytest.raises(ValueError, match=message):
+        load_transfer_recipe(place.recipe | change)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["transfer", *(str(argument) for argument in arguments)])
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({}, ["--recipe", "nothing"], "nothing"),
+        ({}, ["--text", "/nowhere.txt"], "no file"),
+        ({}, ["--max-steps", "0"], "`max_steps` must be at least 1, got 0"),
+        ({}, ["--teacher", "TEXT_FOLDER"], "Unrecognized model"),
+        ({"transfer": TRANSFER | {"strategy": "gradual"}}, [], "`strategy` must be one of"),
+        ({"transfer": TRANSFER | {"stages": [[1]]}}, [], "`stages` must hold each"),
+        ({"transfer": TRANSFER | {"transfer_steps": 1}}, [], "must be at least the number of stages, 2"),
+        ({"teacher": {"ib_teacher": {"model": "minilm", "feature_map_size": 40} | RUN}}, [], "`feature_map_size` 40"),
+        ({"student": "nothing.json"}, [], "There is no preset or file 'nothing.json'"),
+        ({"corpus": {"sequence_length": 64, "held_out": 0.2}}, [], "samples of 64 tokens, the student takes 40"),
+    ],
+)
+def test_bad_input_ends_with_code_2_and_a_line_before_anything_is_trained(place, tmp_path, change, options, message):
+    recipe, texts = tmp_path / "recipe.yaml", tmp_path / "texts"
+    recipe.write_text(json.dumps(place.recipe | change))
+    texts.mkdir()
+    (texts / "text.txt").write_text(place.text.read_text())
+    options = [str(texts) if option == "TEXT_FOLDER" else option for option in options]
+    result = run("--text", place.text, "--output", tmp_path / "out", "--recipe", recipe, *options)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+    assert message in result.stderr.replace("\n", " ")
+    assert "Traceback" not in result.output
+    assert {path.name for path in tmp_path.iterdir()} <= {"recipe.yaml", "texts", ".out-corpus.lock"}
+
+
+def die_in_the_second_stage(text, output, recipe):
+    step = ProgressiveTransferTrainer.training_step
+
+    def killed(self, *args, **kwargs):
+        if self.state.global_step == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, *args, **kwargs)
+
+    ProgressiveTransferTrainer.training_step = killed
+    compactbert.transfer(text, output, recipe=recipe)
+
+
+if __name__ == "__main__":
+    die_in_the_second_stage(*sys.argv[1:])
