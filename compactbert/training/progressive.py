@@ -155,8 +155,8 @@ class ProgressiveTransferConfig(PretrainingConfig):
             groups = self.stages or [(layer,) for layer in layers]
         if steps and not (self.feature_map_transfer_weight or self.attention_transfer_weight):
             raise ValueError(
-                "`feature_map_transfer_weight` and `attention_transfer_weight` are both 0, so a transfer has nothing to "
-                "learn: set `transfer_steps` to 0 for distillation alone."
+                "`feature_map_transfer_weight` and `attention_transfer_weight` are both 0, so a transfer has nothing "
+                "to learn: set `transfer_steps` to 0 for distillation alone."
             )
         if 0 < steps < len(groups):
             raise ValueError(f"`transfer_steps` ({steps}) must be at least the number of stages, {len(groups)}.")
