@@ -2,6 +2,7 @@ import inspect
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -532,6 +533,18 @@ def test_bad_input_ends_with_code_2_and_a_line_before_anything_is_trained(place,
     assert message in result.stderr.replace("\n", " ")
     assert "Traceback" not in result.output
     assert {path.name for path in tmp_path.iterdir()} <= {"recipe.yaml", "texts", ".out-corpus.lock"}
+
+
+def test_a_loss_that_is_not_finite_ends_with_code_2_and_keeps_the_checkpoints(place, teacher, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    transfer = TRANSFER | {"learning_rate": 1e25, "warmup": 0, "transfer_steps": 10}
+    recipe.write_text(json.dumps(place.recipe | {"transfer": transfer}))
+    places = ["--teacher", teacher.folder, "--corpus", place.corpus, "--output", tmp_path / "out"]
+    result = run("--text", place.text, "--recipe", recipe, *places)
+    assert result.exit_code == 2, result.output
+    assert re.search(r"Error: The loss of step \d+ is (nan|inf) .*on the samples \[\d+, ", result.stderr)
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out.partial" / "settings.json").is_file()
 
 
 def die_in_the_second_stage(text, output, recipe):

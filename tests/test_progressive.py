@@ -104,6 +104,10 @@ def changed(before, model):
     return {name for name, tensor in model.state_dict().items() if not torch.equal(before[name], tensor)}
 
 
+def attention_dropout(model):
+    return {layer.get_submodule(ATTENTION_DROPOUT).p for layer in model.base_model.encoder.layer}
+
+
 def logs_of(trainer):
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
@@ -175,6 +179,7 @@ def test_the_released_plan():
         ({"stages": [[1, 2], [2, 3, 4]]}, "`stages` must hold each"),
         ({"stages": [[0, 1, 2], [3]]}, "`stages` must hold each"),
         ({"stages": [[1, 2], [], [3, 4]]}, "`stages` must hold each"),
+        ({"feature_map_transfer_weight": 0, "attention_transfer_weight": 0}, "both 0, .*: set `transfer_steps` to 0"),
         ({"transfer_steps": 3}, r"`transfer_steps` \(3\) must be at least the number of stages, 4"),
         ({"max_steps": 5}, r"`transfer_steps` \(2\) must be at least"),
         ({"transfer_steps": 21}, r"`transfer_steps` must lie in 0\.\.20, got 21"),
@@ -277,6 +282,8 @@ def test_a_stage_moves_its_own_layers_alone(tmp_path, earlier, copied):
     def record(step, kwargs):
         nonlocal before
         now = snapshot(kwargs["model"])
+        # A probability that dropout makes zero is as far from the teacher's as can be.
+        assert attention_dropout(student) == {0.0 if step < 9 else 0.1}
         if before:
             moved[step - 1] = {name for name in now if not torch.equal(now[name], before[name])}
         before = now
@@ -298,7 +305,7 @@ def test_a_stage_moves_its_own_layers_alone(tmp_path, earlier, copied):
     assert {name for name in moved[10] if "encoder" not in name} > embeddings
     assert any("cls.seq_relationship" in name for name in moved[10])
     assert all(parameter.requires_grad for parameter in student.parameters())
-    assert {layer.get_submodule(ATTENTION_DROPOUT).p for layer in student.base_model.encoder.layer} == {0.1}
+    assert attention_dropout(student) == {0.1}
 
 
 def test_layers_of_earlier_stages_move_less(tmp_path):
@@ -612,12 +619,16 @@ def test_evaluating_changes_neither_the_run_nor_its_log(tmp_path):
 
 
 @pytest.mark.skipif(find_spec("pytorch_optimizer") is None, reason="the extra `lamb` is not installed")
-def test_lamb_trains(tmp_path):
-    trainer = make_trainer(tmp_path, optimizer="lamb", max_steps=60, transfer_steps=30)
+def test_lamb_trains_and_continues(tmp_path):
+    settings = {"optimizer": "lamb", "max_steps": 60, "transfer_steps": 30, "save_strategy": "steps", "save_steps": 13}
+    trainer = make_trainer(tmp_path, **settings)
     trainer.train()
     assert type(trainer.optimizer.optimizer).__name__ == "Lamb"
     losses = [entry["loss"] for entry in logs_of(trainer)]
     assert losses[9] < losses[0]
+    other = make_trainer(tmp_path, **settings)
+    other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-13"))
+    assert not changed(trainer.student.state_dict(), other.student)
 
 
 def test_lamb_without_its_library_names_the_extra(tmp_path, monkeypatch):

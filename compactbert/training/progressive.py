@@ -91,7 +91,7 @@ class ProgressiveTransferConfig(PretrainingConfig):
             embeddings are learned together with the first layers.
 
     Raises:
-        ValueError: for a value out of range, and for `transfer_steps` that leave a stage no step.
+        ValueError: for a value out of range.
     """
 
     strategy: str = field(default="progressive", metadata={"help": "auxiliary, joint or progressive."})
@@ -137,7 +137,8 @@ class ProgressiveTransferConfig(PretrainingConfig):
         The stages for a student of so many layers.
 
         Raises:
-            ValueError: if `stages` leaves a layer out or names one twice, or there are more stages than steps.
+            ValueError: if `stages` leaves a layer out or names one twice, there are more stages than steps, or a stage
+                compares nothing.
         """
         layers = tuple(range(1, num_layers + 1))
         named = [list(layers)] if self.stages is None else self.stages
@@ -152,6 +153,11 @@ class ProgressiveTransferConfig(PretrainingConfig):
         groups: Sequence[Sequence[int]] = [layers]
         if self.strategy == "progressive":
             groups = self.stages or [(layer,) for layer in layers]
+        if steps and not (self.feature_map_transfer_weight or self.attention_transfer_weight):
+            raise ValueError(
+                "`feature_map_transfer_weight` and `attention_transfer_weight` are both 0, so a transfer has nothing "
+                "to learn: set `transfer_steps` to 0 for distillation alone."
+            )
         if 0 < steps < len(groups):
             raise ValueError(f"`transfer_steps` ({steps}) must be at least the number of stages, {len(groups)}.")
         ends = [round(i * steps / len(groups)) for i in range(len(groups) + 1)]

@@ -142,7 +142,7 @@ def transfer_knowledge(
     terms = {name: value for name, value in settings.items() if name in TRANSFER_FIELDS}
     attention = "eager" if attention_transfer_weight else "sdpa"
     teacher_model, tokenizer = load_pretrained(teacher, "ForPreTraining", trust_remote_code, require_head=True)
-    student, student_tokenizer = load_language_model(model, teacher, run_settings.get("seed", 42))
+    student, student_tokenizer = load_language_model(model, teacher, run_settings.get("seed", 42), trust_remote_code)
     check_same_tokenizer(student_tokenizer, tokenizer)
     for loaded in (student, teacher_model):
         loaded.set_attn_implementation(attention)
@@ -221,7 +221,7 @@ def ib_teacher(
 
 
 def load_language_model(
-    model: str | Path, tokenizer: str | Path | None, seed: int
+    model: str | Path, tokenizer: str | Path | None, seed: int, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A language model with a head, and its tokenizer: from a folder or repository, or new for an architecture.
 
@@ -230,12 +230,12 @@ def load_language_model(
     """
     set_seed(seed)
     if not _is_architecture(model):
-        return load_pretrained(model, "ForPreTraining")
+        return load_pretrained(model, "ForPreTraining", trust_remote_code)
     if tokenizer is None:
         raise ValueError(f"{str(model)!r} is an architecture: name a `tokenizer`.")
     config = load_preset(model)
     # The teacher's, so that both count the same tokens.
-    source, loaded = load_pretrained(tokenizer, "ForPreTraining")
+    source, loaded = load_pretrained(tokenizer, "ForPreTraining", trust_remote_code)
     config.vocab_size = source.config.vocab_size
     set_seed(seed)
     return AutoModelForPreTraining.from_config(config), loaded
