@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from compactbert.cli import app
 
 
-COMMANDS = ("demo", "compress", "finetune", "evaluate", "predict")
+COMMANDS = ("demo", "compress", "finetune", "adapt", "evaluate", "predict")
 
 
 def run(*arguments, **options):

@@ -94,6 +94,7 @@ def test_figures_are_the_measured_ones(name):
 @pytest.mark.parametrize(
     "name",
     [
+        "compactbert.adapters.methods",
         "compactbert.compression.vocabulary",
         "compactbert.convert",
         "compactbert.presets",

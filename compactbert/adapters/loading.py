@@ -11,6 +11,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import load_peft_weights
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from ..convert import MINILM_ON_HUB, Checkpoint, load_checkpoint
 
@@ -93,6 +94,9 @@ def load_adapter(
         base_name = "minilm"
     if HEADS[config["task_type"]] != head:
         raise ValueError(f"The adapter {str(model)!r} is for the task {config['task_type']}, not for {head}.")
+    verbosity = logging.get_verbosity()
+    # The head that is missing in the base comes with the adapter.
+    logging.set_verbosity_error()
     try:
         base = load_checkpoint(base_name, head, trust_remote_code, **_config_fields(recorded))
     except ValueError as error:
@@ -100,6 +104,8 @@ def load_adapter(
             f"The adapter {str(model)!r} needs its base {base_name!r}: {error} If the base is elsewhere now, change "
             f"`base_model_name_or_path` in {CONFIG}."
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)
     _check_base(model, base, base_name, recorded)
     try:
         stored = load_peft_weights(str(folder))

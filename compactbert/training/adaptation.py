@@ -82,7 +82,8 @@ def adapt(
     for name in methods:
         if name in NOT_FOR_A_TASK:
             raise ValueError(f"`method` {name!r} needs more than a task's rows: use it from Python, with PEFT.")
-    configs = [adapter_config(name, **options) for name in methods]
+    # AdaLoRA asks for the number of steps, which are not known yet.
+    configs = [adapter_config(name, **({"total_step": 1} if name == "adalora" else {}), **options) for name in methods]
     prompts = [config for config in configs if isinstance(config, PromptLearningConfig)]
     if merge and prompts:
         raise ValueError(f"`merge` needs a method that changes weights, and {method!r} adds tokens.")
@@ -224,8 +225,8 @@ CARD = """---
 
 # {{ title }}
 
-An adapter for the task `{{ report.task }}`, made with `compactbert adapt --method {{ report.method }}`. It goes with
-its base, `{{ base }}`, whose weights it neither holds nor changes.
+An adapter for the task `{{ task }}`, made with `compactbert adapt --method {{ report.method }}`. It goes with its base,
+`{{ base }}`, whose weights it neither holds nor changes.
 
 ## Use
 
@@ -249,10 +250,14 @@ PEFT alone does not know this method.
 {% endif %}
 ## Measured
 
-{{ metrics }} on the {{ rows }} rows of the split `{{ report.split }}`, which also chose the best checkpoint. It trains
-{{ "{:,}".format(report.parameters.trainable) }} parameters of {{ "{:,}".format(report.parameters.full) }} and holds
-{{ "{:,}".format(report.bytes.adapter) }} bytes of weights; full fine-tuning would leave
-{{ "{:,}".format(report.bytes.full) }}. `metrics.json` has everything.
+{{ metrics }} on the {{ rows }} rows of the split `{{ report.split }}`, which also chose the best checkpoint.
+
+| | parameters trained | bytes of weights saved |
+|---|---|---|
+| this adapter | {{ "{:,}".format(report.parameters.trainable) }} | {{ "{:,}".format(report.bytes.adapter) }} |
+| full fine-tuning | {{ "{:,}".format(report.parameters.full) }} | {{ "{:,}".format(report.bytes.full) }} |
+
+`metrics.json` has everything.
 
 The licences of the base and of the data apply; none is claimed here.
 """
@@ -275,6 +280,7 @@ def _card(adapted: PeftModel, report: dict[str, Any], title: str) -> str:
         report=report,
         # Of a folder the name only: where it lay is nobody's business.
         base=Path(base).name if is_folder else base,
+        task=Path(report["task"]).name if Path(report["task"]).exists() else report["task"],
         head=HEADS[config.task_type].removeprefix("For"),
         labels=f"num_labels={adapted.config.num_labels}",
         library=config.peft_type in list(PeftType),
