@@ -1,6 +1,7 @@
 """Adapters on a task: a small repository that goes with its base, or a plain model with the adapter merged in."""
 
 import copy
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,8 @@ def adapt(
                 "name": str(model),
                 "model_type": loaded.config.model_type,
                 "fingerprint": fingerprint(loaded, run.new_weights),
-                "config_fields": run.task.config_fields(),
+                # As it comes back from a file.
+                "config_fields": json.loads(json.dumps(run.task.config_fields())),
             }
         )
         footprint = loaded.get_memory_footprint(return_buffers=False)
