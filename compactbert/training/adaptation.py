@@ -10,11 +10,18 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData
 from peft import PeftConfig, PeftModel, PeftType, PromptLearningConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    AutoConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from ..adapters import adapter_config, get_peft_model
 from ..adapters.loading import HEADS, fingerprint
-from ..convert import MINILM_ON_HUB
+from ..convert import FAMILIES, resolve_model
 from .run import Precision, ResumableTrainer, TrainingRun, publish, train_on_task
 
 
@@ -115,7 +122,9 @@ def adapt(
         set_seed(seed)
         adapted = _adapted(run, loaded, copy.deepcopy(configs))
         # PEFT would say where it was loaded from, which for `minilm` is a folder on this machine.
-        adapted.active_peft_config.base_model_name_or_path = MINILM_ON_HUB if str(model) == "minilm" else str(model)
+        adapted.active_peft_config.base_model_name_or_path = (
+            convert.MINILM_ON_HUB if str(model) == "minilm" else str(model)
+        )
         if merge:
             _merged(copy.deepcopy(adapted), method)
         return AdapterTrainer(adapted, TrainingArguments(**run.arguments), **run.trainer_arguments)
@@ -132,7 +141,10 @@ def adapt(
         if merge:
             publish(_merged(adapted, method), tokenizer, report, folder)
         else:
-            publish(adapted, tokenizer, report, folder, {"README.md": _card(adapted, report, folder.name)})
+            source = AutoConfig.from_pretrained(resolve_model(model), trust_remote_code=trust_remote_code)
+            renamed = source.model_type in FAMILIES and FAMILIES[source.model_type].renames
+            alone = not renamed and _loads_without_package(adapted)
+            publish(adapted, tokenizer, report, folder, {"README.md": _card(adapted, report, folder.name, alone)})
 
     return train_on_task(
         model,
@@ -237,7 +249,7 @@ import compactbert
 
 rows = compactbert.predict("path/or/repository", ["A text."])
 ```
-{% if library %}
+{% if alone %}
 or with PEFT alone:
 
 ```python
@@ -248,7 +260,7 @@ base = AutoModelFor{{ head }}.from_pretrained("{{ base }}", {{ labels }}, trust_
 model = PeftModel.from_pretrained(base, "path/or/repository")
 ```
 {% else %}
-PEFT alone does not know this method.
+PEFT alone does not do: this needs `compactbert`.
 {% endif %}
 ## Measured
 
@@ -265,7 +277,17 @@ The licences of the base and of the data apply; none is claimed here.
 """
 
 
-def _card(adapted: PeftModel, report: dict[str, Any], title: str) -> str:
+def _loads_without_package(adapted: PeftModel) -> bool:
+    """Whether PEFT has the method, for such layers."""
+    peft_type = adapted.active_peft_config.peft_type
+    if peft_type == PeftType.GLORA:
+        return getattr(adapted.config, "normalization_type", "layer_norm") != "no_norm"
+    if peft_type == PeftType.PREFIX_TUNING:
+        return not getattr(adapted.config, "is_heterogeneous", False)
+    return peft_type in list(PeftType)
+
+
+def _card(adapted: PeftModel, report: dict[str, Any], title: str, alone: bool) -> str:
     config = adapted.active_peft_config
     base = config.base_model_name_or_path
     is_folder = Path(base).exists()
@@ -285,7 +307,7 @@ def _card(adapted: PeftModel, report: dict[str, Any], title: str) -> str:
         task=Path(report["task"]).name if Path(report["task"]).exists() else report["task"],
         head=HEADS[config.task_type].removeprefix("For"),
         labels=f"num_labels={adapted.config.num_labels}",
-        library=config.peft_type in list(PeftType),
+        alone=alone,
         metrics=", ".join(f"{name} {value:.3f}" for name, value in report["metrics"].items()),
         rows=f"{report['rows'][report['split']]:,}",
     )
