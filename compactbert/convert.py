@@ -336,6 +336,11 @@ def load_checkpoint(
             tokenizer that fits it, or a head that ours cannot express.
     """
     source = resolve_model(model)
+    if (Path(source) / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{str(source)!r} holds an adapter, not a model: `evaluate` and `predict` take it; for anything else train "
+            f"it with `merge`, or save what PEFT's `merge_and_unload` returns."
+        )
     auto_class = getattr(transformers, f"AutoModel{head}")
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **config_fields)

@@ -9,12 +9,13 @@ import warnings
 
 import pytest
 import torch
+import transformers
 from families import build, inputs_for, perturb
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import constants
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 import compactbert
 from compactbert.adapters import BottleneckConfig, adapter_config, fit_config, get_peft_model, list_methods
@@ -141,7 +142,9 @@ def test_every_method_trains_saves_reloads_and_merges(method, name, tmp_path):
         assert (after - before).abs().max() > 1e-2
         adapted.save_pretrained(tmp_path)
         reloaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path).eval()
-        assert torch.equal(reloaded(**inputs).logits, after)
+        # AdaLoRA drops the ranks that it has set to zero, and so adds in another order.
+        atol = 1e-6 if method == "ADALORA" else 0
+        torch.testing.assert_close(reloaded(**inputs).logits, after, atol=atol, rtol=0)
         try:
             merged = reloaded.merge_and_unload()
         except (AttributeError, NotImplementedError):
@@ -203,11 +206,9 @@ print(get_peft_model(model, LoraConfig(task_type="SEQ_CLS")).get_nb_trainable_pa
 """
 
 
-@pytest.mark.parametrize("imports", ["import compactbert", "import peft, compactbert"])
-def test_importing_the_package_is_enough(imports):
-    output = subprocess.run(
-        [sys.executable, "-c", imports + CHECK_AFTER_IMPORT], capture_output=True, text=True, check=True
-    )
+def test_importing_the_package_is_enough():
+    code = f"import compactbert{CHECK_AFTER_IMPORT}"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(output.stdout) > 0
 
 
@@ -543,6 +544,28 @@ print(model(**inputs).logits.softmax(-1).max().item())
 """
     score = float(run_without_packages(code, str(base), str(tmp_path / "out")))
     assert compactbert.predict(tmp_path / "out", ["film is good"])[0]["score"] == pytest.approx(score, abs=1e-5)
+
+
+@pytest.mark.parametrize(("family", "alone"), [("Bert", True), ("Roberta", False)])
+def test_a_base_of_transformers(family, alone, reviews, tmp_path, minilm_tokenizer):
+    sizes = {name: SIZES[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+    config = getattr(transformers, f"{family}Config")(vocab_size=len(minilm_tokenizer), pad_token_id=0, **sizes)
+    getattr(transformers, f"{family}ForMaskedLM")(config).save_pretrained(tmp_path / "base")
+    minilm_tokenizer.save_pretrained(tmp_path / "base")
+    report = compactbert.adapt(tmp_path / "base", str(reviews), tmp_path / "out", max_steps=2, **SETTINGS)
+    assert compactbert.evaluate(tmp_path / "out", task=str(reviews))["metrics"] == report["metrics"]
+    assert ("with PEFT alone" in (tmp_path / "out" / "README.md").read_text()) == alone
+    if alone:
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+        adapted = PeftModel.from_pretrained(model, tmp_path / "out").eval()
+        score = adapted(**minilm_tokenizer("film is good", return_tensors="pt")).logits.softmax(-1).max().item()
+        assert compactbert.predict(tmp_path / "out", ["film is good"])[0]["score"] == pytest.approx(score, abs=1e-5)
+
+
+def test_an_adapter_is_no_model_to_train(adapter, reviews, tmp_path):
+    for train in (compactbert.finetune, compactbert.adapt):
+        with pytest.raises(ValueError, match="holds an adapter, not a model"):
+            train(adapter, str(reviews), tmp_path / "out")
 
 
 def test_a_merged_adapter_is_a_plain_model(base, reviews, tmp_path):

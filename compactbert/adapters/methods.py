@@ -95,6 +95,9 @@ def get_peft_model(
       ordinary prompt tuning adapter.
     * A rank above a layer's width and target modules that are not there are errors.
 
+    An adapter on what [`~compactbert.convert.from_transformers`] made is saved with
+    `save_pretrained(folder, save_embedding_layers=False)`: PEFT would read the original's configuration as ours.
+
     Args:
         model ([`~transformers.PreTrainedModel`]):
             The base, which is changed in place as PEFT does.

@@ -21,7 +21,7 @@ from transformers import (
 
 from ..adapters import adapter_config, get_peft_model
 from ..adapters.loading import HEADS, fingerprint
-from ..convert import FAMILIES, resolve_model
+from ..convert import FAMILIES, MINILM_ON_HUB, resolve_model
 from .run import Precision, ResumableTrainer, TrainingRun, publish, train_on_task
 
 
@@ -122,15 +122,14 @@ def adapt(
         set_seed(seed)
         adapted = _adapted(run, loaded, copy.deepcopy(configs))
         # PEFT would say where it was loaded from, which for `minilm` is a folder on this machine.
-        adapted.active_peft_config.base_model_name_or_path = (
-            convert.MINILM_ON_HUB if str(model) == "minilm" else str(model)
-        )
+        name = MINILM_ON_HUB if str(model) == "minilm" else str(model)
+        adapted.active_peft_config.base_model_name_or_path = name
         if merge:
             _merged(copy.deepcopy(adapted), method)
         return AdapterTrainer(adapted, TrainingArguments(**run.arguments), **run.trainer_arguments)
 
     def save(adapted: PeftModel, tokenizer: PreTrainedTokenizerBase, report: dict[str, Any], folder: Path) -> None:
-        weights = get_peft_model_state_dict(adapted)
+        weights = get_peft_model_state_dict(adapted, save_embedding_layers=False)
         trainable = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
         report |= {
             "method": method,
@@ -144,7 +143,9 @@ def adapt(
             source = AutoConfig.from_pretrained(resolve_model(model), trust_remote_code=trust_remote_code)
             renamed = source.model_type in FAMILIES and FAMILIES[source.model_type].renames
             alone = not renamed and _loads_without_package(adapted)
-            publish(adapted, tokenizer, report, folder, {"README.md": _card(adapted, report, folder.name, alone)})
+            card = _card(adapted, report, folder.name, alone)
+            # PEFT would look for a changed vocabulary in the base's configuration, which may be of another family.
+            publish(adapted, tokenizer, report, folder, {"README.md": card}, save_embedding_layers=False)
 
     return train_on_task(
         model,

@@ -290,6 +290,7 @@ def publish(
     report: dict[str, Any],
     output_dir: Path,
     extra_files: Mapping[str, str] | None = None,
+    **save_arguments: Any,
 ) -> None:
     """Saves a model or adapter with its tokenizer, its report and further text files; `output_dir` appears when it is
     complete, and the work folder goes."""
@@ -298,7 +299,7 @@ def publish(
     shutil.rmtree(finished, ignore_errors=True)
     # The Trainer sets it on every model; an encoder has no cache.
     vars(model.config).pop("use_cache", None)
-    model.save_pretrained(finished)
+    model.save_pretrained(finished, **save_arguments)
     tokenizer.save_pretrained(finished)
     for name, text in {"metrics.json": json.dumps(report, indent=2) + "\n", **(extra_files or {})}.items():
         (finished / name).write_text(text)
