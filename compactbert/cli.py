@@ -19,8 +19,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+METHODS = (
+    "lora, dora, adapter, houlsby, prompt, p-tuning, prompt+p-tuning, prefix, ia3, ln-tuning, adalora, "
+    "or any of PEFT's by its name."
+)
 CONTINUES = "The same command continues from the last checkpoint."
 Model = Annotated[str, typer.Option(help='A folder, a repository on the Hub, or "minilm".')]
+TrainedModel = Annotated[str, typer.Option("--model", help="A folder or a repository, of a model or an adapter.")]
 TaskName = Annotated[str, typer.Option(help='"docstrings", a csv/jsonl/parquet file, a folder, or a name like "sst2".')]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of datasets (<task>/<split>.parquet); or COMPACTBERT_DATA.")]
 TextColumn = Annotated[list[str] | None, typer.Option(help="Column of text; twice for text pairs.")]
@@ -263,8 +268,66 @@ def finetune(
 
 
 @app.command()
-def evaluate(
+def adapt(
     model: Model,
+    task: TaskName,
+    output: Annotated[Path, typer.Option(help="Where to write the adapter; must not exist.")],
+    method: Annotated[str, typer.Option(help=METHODS)] = "lora",
+    option: Annotated[list[str] | None, typer.Option(help="Field of the method, such as r=16; repeatable.")] = None,
+    merge: Annotated[bool, typer.Option(help="Write a plain model with the adapter merged in.")] = False,
+    data_dir: DataDir = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    problem: Problem = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the training rows.")] = 3.0,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate; 1e-3, prompts 1e-2.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows per step.")] = 32,
+    max_length: MaxLength = 128,
+    early_stopping: Annotated[int | None, typer.Option(help="Stop after so many evaluations without gain.")] = None,
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Mixed precision.")] = "auto",
+    max_train_rows: MaxTrainRows = None,
+    max_evaluation_rows: MaxEvaluationRows = None,
+    seed: Seed = 42,
+    trust_remote_code: TrustRemoteCode = False,
+    json_file: JsonFile = None,
+):
+    """Train an adapter on a frozen model. The same command continues a run that was killed."""
+    with _friendly_errors(CONTINUES):
+        import compactbert
+
+        report = compactbert.adapt(
+            model,
+            task,
+            output,
+            method=method,
+            options=_options(option or []),
+            merge=merge,
+            data_dir=data_dir,
+            text_columns=text_column,
+            label_column=label_column,
+            problem=problem,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_length=max_length,
+            early_stopping=early_stopping,
+            precision=precision,
+            max_train_rows=max_train_rows,
+            max_evaluation_rows=max_evaluation_rows,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+        )
+    _show_finetune(report, output)
+    parameters, size = report["parameters"], report["bytes"]
+    rows = [(method, f"{parameters['trainable']:,}", f"{size['adapter']:,}")]
+    rows += [("full fine-tuning", f"{parameters['full']:,}", f"{size['full']:,}")]
+    _show("beside full fine-tuning", ("", "parameters trained", "bytes of weights"), rows)
+    _write_json(report, json_file)
+
+
+@app.command()
+def evaluate(
+    model: TrainedModel,
     task: TaskName,
     data_dir: DataDir = None,
     text_column: TextColumn = None,
@@ -300,7 +363,7 @@ def evaluate(
 
 @app.command()
 def predict(
-    model: Model,
+    model: TrainedModel,
     source: Annotated[str, typer.Argument(help='A csv/jsonl/parquet file, a file of lines, or "-" for stdin.')] = "-",
     output: Annotated[Path | None, typer.Option(help="A .csv or .jsonl file; standard output otherwise.")] = None,
     text_column: Annotated[list[str], typer.Option(help="Column of text; twice for pairs.")] = ["text"],  # noqa: B006
@@ -327,6 +390,22 @@ def predict(
         sys.stdout.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     else:
         _say(f"{len(rows)} rows written to {output}.")
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """`key=value` as a dict, values as YAML reads them."""
+    import yaml
+
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"`--option` must be key=value, got {pair!r}.")
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"`--option {pair}` has no value that can be read: {error}") from error
+    return options
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def evaluate(
 
     Args:
         model (`str`, `Path` or [`~transformers.PreTrainedModel`]):
-            A folder, a Hub repository, or a loaded model.
+            A folder or a Hub repository, of a model or an adapter; or a loaded model.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Needed with a loaded model only.
         task (`str` or [`~compactbert.data.Task`], *optional*, defaults to `"docstrings"`):
@@ -50,11 +50,11 @@ def evaluate(
     Raises:
         ValueError: if the model or task cannot be read, or if the model's labels are not the task's.
     """
-    if tokenizer is not None and not isinstance(model, PreTrainedModel):
+    if tokenizer is not None and isinstance(model, str | Path):
         raise ValueError("`tokenizer` goes with a loaded `model`; a folder brings its own. Name the task: `task=...`.")
     if isinstance(task, str):
         task = load_task(task, data_dir, **task_options)
-    if not isinstance(model, PreTrainedModel):
+    if isinstance(model, str | Path):
         model, tokenizer = load_for_inference(model, task.head, trust_remote_code)
     if tokenizer is None:
         raise ValueError("A loaded `model` needs its `tokenizer`.")

@@ -64,7 +64,9 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     Raises:
         ValueError: if it has none under `encoder.layer`.
     """
-    encoder: Any = getattr(model.base_model, "encoder", None)
+    # Of a model with a PEFT adapter, the one below it.
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    encoder: Any = getattr(base.base_model, "encoder", None)
     if not isinstance(getattr(encoder, "layer", None), nn.ModuleList):
         raise ValueError(
             f"{type(model).__name__} has no layers under `encoder.layer`: turn it into one of our classes with "

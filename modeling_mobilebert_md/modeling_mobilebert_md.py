@@ -28,6 +28,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
@@ -182,7 +183,8 @@ class MobileBertMdEmbeddings(nn.Module):
                     f"`padding_invariant_trigram` needs an `attention_mask` of shape (batch, sequence) to know which "
                     f"tokens are padding, got shape {tuple(attention_mask.shape)}."
                 )
-            inputs_embeds = inputs_embeds * attention_mask.bool().unsqueeze(-1).to(inputs_embeds.dtype)
+            tokens = attention_mask[:, -inputs_embeds.shape[1] :]  # the mask may cover a prefix too
+            inputs_embeds = inputs_embeds * tokens.bool().unsqueeze(-1).to(inputs_embeds.dtype)
         padded = nn.functional.pad(inputs_embeds, (0, 0, 1, 1))
         # next, current, previous: the order of the released weights
         return torch.cat([padded[:, 2:], inputs_embeds, padded[:, :-2]], dim=2)  # (batch, seq, 3 * embedding)
@@ -215,6 +217,7 @@ class MobileBertMdSelfAttention(nn.Module):
         layer_config = config.per_layer_config[layer_idx]
         # Not `layer_config`, a copy that `set_attn_implementation` would not reach.
         self.config = config
+        self.layer_idx = layer_idx
         self.head_size = layer_config.head_size
         self.scaling = self.head_size**-0.5
         self.is_causal = False
@@ -237,6 +240,7 @@ class MobileBertMdSelfAttention(nn.Module):
         key_tensor: torch.Tensor,
         value_tensor: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         input_shape = query_tensor.shape[:-1]
@@ -247,19 +251,15 @@ class MobileBertMdSelfAttention(nn.Module):
         query = self.query(query_tensor).view(head_shape).transpose(1, 2)  # (batch, heads, seq, head_size)
         key = self.key(key_tensor).view(head_shape).transpose(1, 2)
         value = self.value(value_tensor).view(head_shape).transpose(1, 2)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
 
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
+        dropout = self.dropout.p if self.training else 0.0
         attn_output, attn_weights = attention_interface(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.dropout.p if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
+            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
         )
         return attn_output.reshape(*input_shape, -1).contiguous(), attn_weights
 
@@ -507,10 +507,7 @@ class MobileBertMdPreTrainedModel(PreTrainedModel):
             init.copy_(module.position_ids, torch.arange(module.position_ids.shape[1]).unsqueeze(0))
 
     def resize_token_embeddings(
-        self,
-        new_num_tokens: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        mean_resizing: bool = True,
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
         """As in every transformers model; also resizes the language modelling head's own table."""
         embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
@@ -556,6 +553,7 @@ class MobileBertMdModel(MobileBertMdPreTrainedModel):
         token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
         """
@@ -565,6 +563,8 @@ class MobileBertMdModel(MobileBertMdPreTrainedModel):
             token_type_ids (`torch.LongTensor` of shape `(batch, seq)`, *optional*): Segment indices.
             position_ids (`torch.LongTensor` of shape `(batch, seq)`, *optional*): Position indices.
             inputs_embeds (`torch.Tensor` of shape `(batch, seq, embedding_size)`, *optional*): In place of `input_ids`.
+            past_key_values ([`~transformers.Cache`], *optional*):
+                Keys and values before those of the tokens, as prefix tuning has them; they have no positions.
 
         Raises:
             ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given, or if the input is longer than
@@ -574,9 +574,9 @@ class MobileBertMdModel(MobileBertMdPreTrainedModel):
             raise ValueError("Exactly one of `input_ids` and `inputs_embeds` must be given.")
         embedding_output = self.embeddings(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         attention_mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=embedding_output, attention_mask=attention_mask
+            self.config, embedding_output, attention_mask, past_key_values=past_key_values
         )
-        sequence_output = self.encoder(embedding_output, attention_mask, **kwargs)
+        sequence_output = self.encoder(embedding_output, attention_mask, past_key_values=past_key_values, **kwargs)
         pooled_output = self.pooler(sequence_output) if self.pooler is not None else None
         return BaseModelOutputWithPooling(last_hidden_state=sequence_output, pooler_output=pooled_output)
 

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
@@ -95,6 +96,7 @@ class SmBertSelfAttention(nn.Module):
         layer_config = config.per_layer_config[layer_idx]
         # Not `layer_config`, a copy that `set_attn_implementation` would not reach.
         self.config = config
+        self.layer_idx = layer_idx
         self.head_size = layer_config.head_size
         self.scaling = self.head_size**-0.5
         self.is_causal = False
@@ -109,6 +111,7 @@ class SmBertSelfAttention(nn.Module):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         input_shape = hidden_states.shape[:-1]
@@ -116,19 +119,15 @@ class SmBertSelfAttention(nn.Module):
         query = self.query(hidden_states).view(head_shape).transpose(1, 2)  # (batch, heads, seq, head_size)
         key = self.key(hidden_states).view(head_shape).transpose(1, 2)
         value = self.value(hidden_states).view(head_shape).transpose(1, 2)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
 
         attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
+        dropout = self.dropout.p if self.training else 0.0
         attn_output, attn_weights = attention_interface(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.dropout.p if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
+            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
         )
         return attn_output.reshape(*input_shape, -1).contiguous(), attn_weights
 
@@ -312,6 +311,7 @@ class SmBertModel(SmBertPreTrainedModel):
         token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
         """
@@ -321,6 +321,8 @@ class SmBertModel(SmBertPreTrainedModel):
             token_type_ids (`torch.LongTensor` of shape `(batch, seq)`, *optional*): Segment indices.
             position_ids (`torch.LongTensor` of shape `(batch, seq)`, *optional*): Position indices.
             inputs_embeds (`torch.Tensor` of shape `(batch, seq, hidden_size)`, *optional*): In place of `input_ids`.
+            past_key_values ([`~transformers.Cache`], *optional*):
+                Keys and values before those of the tokens, as prefix tuning has them; they have no positions.
 
         Raises:
             ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given, or if the input is longer than
@@ -330,9 +332,9 @@ class SmBertModel(SmBertPreTrainedModel):
             raise ValueError("Exactly one of `input_ids` and `inputs_embeds` must be given.")
         embedding_output = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
         attention_mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=embedding_output, attention_mask=attention_mask
+            self.config, embedding_output, attention_mask, past_key_values=past_key_values
         )
-        sequence_output = self.encoder(embedding_output, attention_mask, **kwargs)
+        sequence_output = self.encoder(embedding_output, attention_mask, past_key_values=past_key_values, **kwargs)
         pooled_output = self.pooler(sequence_output) if self.pooler is not None else None
         return BaseModelOutputWithPooling(last_hidden_state=sequence_output, pooler_output=pooled_output)
 

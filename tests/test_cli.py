@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from compactbert.cli import app
 
 
-COMMANDS = ("demo", "compress", "finetune", "evaluate", "predict")
+COMMANDS = ("demo", "compress", "finetune", "adapt", "evaluate", "predict")
 
 
 def run(*arguments, **options):
@@ -38,6 +38,20 @@ def test_the_whole_job(tiny_model, reviews, tmp_path):
     assert len((tmp_path / "labels.csv").read_text().splitlines()) == 201
 
 
+def test_adapt_writes_an_adapter_that_predict_and_evaluate_take(tiny_model, reviews, tmp_path):
+    output, options = tmp_path / "adapter", ["--epochs", 2, "--batch-size", 8, "--max-length", 16]
+    options += ["--method", "lora", "--option", "r=2", "--option", "target_modules=[query, key]"]
+    result = run("adapt", "--model", tiny_model, "--task", reviews, "--output", output, *options)
+    assert result.exit_code == 0, result.output
+    assert "full fine-tuning" in result.output
+    config = json.loads((output / "adapter_config.json").read_text())
+    assert (config["r"], sorted(config["target_modules"])) == (2, ["key", "query"])
+    result = run("evaluate", "--model", output, "--task", reviews)
+    assert result.exit_code == 0, result.output
+    result = run("predict", "--model", output, input="film is good\n")
+    assert json.loads(result.stdout)["label"] in ("pos", "neg")
+
+
 def test_compress_shows_the_table_and_writes_json(tiny_model, reviews, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     options = "epochs: 1, learning_rate: 3.0e-3, batch_size: 8, max_length: 16"
@@ -57,6 +71,8 @@ def test_compress_shows_the_table_and_writes_json(tiny_model, reviews, tmp_path)
         ("compress", "--model", "minilm", "--task", "sst3", "--output", "OUT"),
         ("finetune", "--model", "/nowhere", "--task", "docstrings", "--output", "OUT"),
         ("finetune", "--model", "minilm", "--task", "sst3", "--output", "OUT"),
+        ("adapt", "--model", "minilm", "--task", "docstrings", "--output", "OUT", "--method", "lorra"),
+        ("adapt", "--model", "minilm", "--task", "docstrings", "--output", "OUT", "--option", "r"),
         ("evaluate", "--model", "/nowhere", "--task", "docstrings"),
         ("predict", "--model", "/nowhere", "/nowhere.txt"),
     ],
@@ -83,8 +99,8 @@ def test_the_choices_are_those_of_the_library():
 
     # Spelled twice, so that `--help` need not load the library.
     assert get_args(get_args(get_args(cli.Problem)[0])[0]) == get_args(Problem)
-    precision = get_type_hints(cli.finetune)["precision"]
-    assert get_args(precision) == get_args(Precision)
+    for command in (cli.finetune, cli.adapt):
+        assert get_args(get_type_hints(command)["precision"]) == get_args(Precision)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -12,7 +12,18 @@ import pytest
 ROOT = Path(__file__).parent.parent
 HUB_PACKAGES = ("modeling_mobilebert_md", "modeling_smbert")
 # Each part of the toolkit may import the ones before it.
-LAYERS = ("files", "presets", "structure", "convert", "data", "compression", "training", "inference", "evaluation")
+LAYERS = (
+    "files",
+    "presets",
+    "structure",
+    "convert",
+    "data",
+    "compression",
+    "adapters",
+    "training",
+    "inference",
+    "evaluation",
+)
 LAYERS += ("benchmark", "search", "hub", "recipes", "cli")
 SOURCES = [path for package in ("compactbert", *HUB_PACKAGES) for path in sorted((ROOT / package).rglob("*.py"))]
 HUB_FILES = [path for path in SOURCES if path.parent.name in HUB_PACKAGES and path.name != "__init__.py"]

@@ -96,6 +96,7 @@ def test_figures_are_the_measured_ones(name, monkeypatch):
 @pytest.mark.parametrize(
     "name",
     [
+        "compactbert.adapters.methods",
         "compactbert.compression.vocabulary",
         "compactbert.convert",
         "compactbert.data.pretraining",

@@ -2,7 +2,10 @@
 
 from .encoders import (
     FAMILIES,
+    MINILM_ON_HUB,
+    Checkpoint,
     from_transformers,
+    load_checkpoint,
     load_pretrained,
     minilm_path,
     rebuild,
@@ -14,8 +17,11 @@ from .tf1 import from_tf1, tf1_variables
 
 __all__ = [
     "FAMILIES",
+    "MINILM_ON_HUB",
+    "Checkpoint",
     "from_tf1",
     "from_transformers",
+    "load_checkpoint",
     "load_pretrained",
     "minilm_path",
     "rebuild",

@@ -23,6 +23,8 @@ import modeling_mobilebert_md
 import modeling_smbert
 
 
+# What the weights that `minilm` names are on the Hub.
+MINILM_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 # What every configuration has beside its own fields, and what a head depends on.
 SHARED_FIELDS = ("id2label", "label2id", "problem_type")
 
@@ -293,9 +295,26 @@ def resolve_model(model: str | Path) -> str | Path:
     return minilm_path() if str(model) == "minilm" else model
 
 
+class Checkpoint(NamedTuple):
+    """A model and its tokenizer as they were loaded."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    # Names of the model's weights that were not in the checkpoint: its new head's, as a rule.
+    new_weights: frozenset[str]
+
+
 def load_pretrained(
     model: str | Path, head: str, trust_remote_code: bool = False, require_head: bool = False, **config_fields: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model with the given head and its tokenizer: the first two of [`load_checkpoint`]."""
+    checkpoint = load_checkpoint(model, head, trust_remote_code, require_head, **config_fields)
+    return checkpoint.model, checkpoint.tokenizer
+
+
+def load_checkpoint(
+    model: str | Path, head: str, trust_remote_code: bool = False, require_head: bool = False, **config_fields: Any
+) -> Checkpoint:
     """
     A model with the given head and its tokenizer, from a folder or the Hub; the families of transformers that
     [`from_transformers`] takes arrive as our classes. A DistilBERT without a trained head gets a new one of ours.
@@ -317,6 +336,11 @@ def load_pretrained(
             tokenizer that fits it, or a head that ours cannot express.
     """
     source = resolve_model(model)
+    if (Path(source) / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{str(source)!r} holds an adapter, not a model: `evaluate` and `predict` take it; for anything else train "
+            f"it with `merge`, or save what PEFT's `merge_and_unload` returns."
+        )
     auto_class = getattr(transformers, f"AutoModel{head}")
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **config_fields)
@@ -354,7 +378,8 @@ def load_pretrained(
             f"The checkpoint {str(source)!r} has no weights for {len(lost)} tensors of the encoder of "
             f"{type(loaded).__name__}, such as {lost[0]!r}: is it a checkpoint of another family?"
         )
-    if require_head and (untrained := sorted({*info["missing_keys"], *(misfit[0] for misfit in misfits)})):
+    untrained = sorted({*info["missing_keys"], *(misfit[0] for misfit in misfits)})
+    if require_head and untrained:
         raise ValueError(f"{str(source)!r} has no trained weights for {untrained[:3]}: fine-tune it on the task first.")
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         # What transformers makes of a missing vocabulary.
@@ -366,9 +391,11 @@ def load_pretrained(
         )
     if "pre_classifier.weight" in info["missing_keys"] and config.model_type == "distilbert":
         loaded = _with_new_head(from_transformers(loaded.base_model), head)
+        untrained = [name for name in loaded.state_dict() if ".pooler." in name or name.startswith("classifier.")]
     elif config.model_type in FAMILIES:
         loaded = from_transformers(loaded)
-    return loaded, tokenizer
+        untrained = [_rename(name, FAMILIES[config.model_type].renames) for name in untrained]
+    return Checkpoint(loaded, tokenizer, frozenset(untrained))
 
 
 def _with_new_head(base: PreTrainedModel, head: str) -> PreTrainedModel:
@@ -378,4 +405,13 @@ def _with_new_head(base: PreTrainedModel, head: str) -> PreTrainedModel:
     return model.train(base.training)
 
 
-__all__ = ["from_transformers", "load_pretrained", "minilm_path", "rebuild", "resolve_model", "to_transformers"]
+__all__ = [
+    "Checkpoint",
+    "from_transformers",
+    "load_checkpoint",
+    "load_pretrained",
+    "minilm_path",
+    "rebuild",
+    "resolve_model",
+    "to_transformers",
+]

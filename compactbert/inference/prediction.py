@@ -1,9 +1,11 @@
 """Bulk prediction: texts in, labels with scores out."""
 
+import importlib
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from seqeval.metrics.sequence_labeling import get_entities
 from tokenizers import Encoding
 from tqdm.auto import tqdm
 from transformers import AutoConfig, DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers.utils import find_adapter_config_file, logging
 
 from ..convert import load_pretrained, resolve_model
 from ..data import encode_texts, first_words, length_limit, read_table
@@ -75,7 +77,7 @@ def predict(
 
     Args:
         model (`str` or `Path`):
-            Folder or Hub repository of a model for sequence or token classification.
+            Folder or Hub repository of a model, or an adapter, for sequence or token classification.
         source (`str`, `Path` or list):
             A csv, jsonl or parquet file (lists of tokens are joined by spaces); any other file, read as one text per
             line; `"-"` for standard input, likewise; or a list of texts or pairs.
@@ -125,13 +127,32 @@ def predict(
 def load_for_inference(
     model: str | Path, head: str, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """As [`~compactbert.convert.load_pretrained`], but an untrained head is refused; on an accelerator if there is."""
-    loaded, tokenizer = load_pretrained(model, head, trust_remote_code, require_head=True)
+    """As [`~compactbert.convert.load_pretrained`], but an untrained head is refused, and an adapter comes on its
+    base; on an accelerator if there is."""
+    loaded: Any
+    if is_adapter(model):
+        loaded, tokenizer = _adapters().load_adapter(model, head, trust_remote_code)
+    else:
+        loaded, tokenizer = load_pretrained(model, head, trust_remote_code, require_head=True)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return (loaded if accelerator is None else loaded.to(accelerator)), tokenizer  # type: ignore[arg-type]
+    return (loaded if accelerator is None else loaded.to(accelerator)), tokenizer
+
+
+def is_adapter(model: str | Path) -> bool:
+    """Whether a folder or repository holds an adapter, not a model."""
+    return find_adapter_config_file(str(resolve_model(model))) is not None
+
+
+def _adapters() -> ModuleType:
+    try:
+        return importlib.import_module("..adapters.loading", __package__)
+    except ImportError as error:
+        raise ValueError(f'Adapters need PEFT: run `pip install "compactbert[peft]"` ({error}).') from error
 
 
 def _head_of(model: str | Path, trust_remote_code: bool) -> str:
+    if is_adapter(model):
+        return _adapters().head_of_adapter(model)
     try:
         config = AutoConfig.from_pretrained(resolve_model(model), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, StrictDataclassError) as error:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ..benchmark import Shape, environment, measure_latency
 from ..compression import count_bytes, count_macs, count_parameters
-from ..convert import load_pretrained
+from ..convert import MINILM_ON_HUB, load_pretrained
 from ..data import Task
 from .stages import SHRINKING, StageResult
 
@@ -259,8 +259,7 @@ def write_card(report: Mapping[str, Any], folder: Path, title: str) -> None:
     """Writes `README.md`, the model card, into a finished folder."""
     settings = report["settings"]
     head = "TokenClassification" if "seqeval_f1" in report["points"][0]["metrics"] else "SequenceClassification"
-    # What the weights that `minilm` names are on the Hub.
-    base = "sentence-transformers/all-MiniLM-L6-v2" if report["base_model"] == "minilm" else report["base_model"]
+    base = MINILM_ON_HUB if report["base_model"] == "minilm" else report["base_model"]
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag="token-classification" if head == "TokenClassification" else "text-classification",

@@ -27,7 +27,7 @@ from transformers import (
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from ..convert import load_pretrained
+from ..convert import load_checkpoint
 from ..data import Task, data_collator, encode_task, encode_texts, length_limit, load_task, load_texts, score_logits
 from ..files import write_text
 
@@ -41,7 +41,7 @@ TRIAL_STEPS, TRIAL_WARMUP = 10, 2
 FULL_DISK = 64 * 2**20
 # Settings that say where things are on this machine, which is nobody's business where a folder is published.
 PRIVATE = ("data_dir", "output_dir")
-NOT_SETTINGS = ("build_trainer", "stage_settings", "task_options")
+NOT_SETTINGS = ("build_trainer", "save", "stage_settings", "task_options")
 
 
 @dataclass
@@ -55,6 +55,8 @@ class TrainingRun:
     arguments: dict[str, Any]
     trainer_arguments: dict[str, Any]
     nominal_steps: int
+    # Names of the weights that the checkpoint did not have.
+    new_weights: frozenset[str] = frozenset()
 
 
 class ResumableTrainer(Trainer):
@@ -117,6 +119,7 @@ def train_on_task(
     build_trainer: Callable[[TrainingRun, PreTrainedModel], Trainer],
     stage_settings: dict[str, Any],
     *,
+    save: Callable[[Any, PreTrainedTokenizerBase, dict[str, Any], Path], None] | None = None,
     require_head: bool = False,
     texts: str | None = None,
     text_rows: int | None = None,
@@ -145,6 +148,8 @@ def train_on_task(
             Trainer's `model` is what is saved.
         stage_settings (`dict`):
             What `build_trainer` depends on, for the report and for recognising an unfinished run.
+        save (callable, *optional*):
+            What to do with the trained model, its tokenizer, the report and `output_dir`; the default is [`publish`].
         require_head (`bool`, *optional*, defaults to `False`):
             Refuse a model whose head was not trained.
         texts (`str`, *optional*), text_rows (`int`, *optional*):
@@ -161,7 +166,7 @@ def train_on_task(
         raise ValueError(f"Task {task!r} has no training split, only {loaded_task.evaluation_split!r}: evaluate on it.")
 
     set_seed(seed)
-    loaded, tokenizer = load_pretrained(
+    loaded, tokenizer, new_weights = load_checkpoint(
         model, loaded_task.head, trust_remote_code, require_head, **loaded_task.config_fields()
     )
     limit = length_limit(loaded.config, tokenizer, max_length)
@@ -183,6 +188,7 @@ def train_on_task(
         model=loaded,
         tokenizer=tokenizer,
         nominal_steps=nominal_steps,
+        new_weights=new_weights,
         arguments={
             "output_dir": str(work_dir),
             "max_steps": min(nominal_steps, max_steps or nominal_steps),
@@ -257,8 +263,7 @@ def train_on_task(
         "precision": precision,
         "settings": {k: v for k, v in settings.items() if v is not None and k not in PRIVATE},
     }
-    assert isinstance(trainer.model, PreTrainedModel)
-    publish(trainer.model, tokenizer, report, output_dir)
+    (save or publish)(trainer.model, tokenizer, report, output_dir)
     return report
 
 
@@ -310,20 +315,21 @@ def last_complete_checkpoint(work_dir: Path) -> str | None:
 
 
 def publish(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     report: dict[str, Any],
     output_dir: Path,
     extra_files: Mapping[str, str] | None = None,
+    **save_arguments: Any,
 ) -> None:
-    """Saves a model with its tokenizer, its report and further text files; `output_dir` appears when it is complete,
-    and the work folder goes."""
+    """Saves a model or adapter with its tokenizer, its report and further text files; `output_dir` appears when it is
+    complete, and the work folder goes."""
     work_dir = work_dir_of(output_dir)
     finished = work_dir / "finished"
     shutil.rmtree(finished, ignore_errors=True)
     # The Trainer sets it on every model; an encoder has no cache.
     vars(model.config).pop("use_cache", None)
-    model.save_pretrained(finished)
+    model.save_pretrained(finished, **save_arguments)
     tokenizer.save_pretrained(finished)
     for name, text in {"metrics.json": json.dumps(report, indent=2) + "\n", **(extra_files or {})}.items():
         (finished / name).write_text(text)

@@ -1,0 +1,182 @@
+"""Adapters against full fine-tuning and a frozen encoder, on two bases and two tasks: `benchmarks/adapters.json`.
+
+    python benchmarks/adapters.py run --data-dir DATA --work-dir WORK [--base smbert] [--task mrpc] [--method lora]
+    python benchmarks/adapters.py show
+
+`run` makes what is missing and may be killed and called again. Each method's learning rate is the best of three on one
+task, for each base. MobileBERT-MD has no pretrained weights of its own: `--mobilebert FOLDER` says where some are, and
+otherwise its encoder is random, which a frozen encoder and adapters cannot make up for.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from transformers import AutoTokenizer, PreTrainedModel, Trainer, TrainingArguments
+
+import compactbert
+from compactbert.benchmark import environment
+from compactbert.convert import load_pretrained, minilm_path
+from compactbert.files import write_text
+from compactbert.presets import load_preset
+from compactbert.training.run import ResumableTrainer, TrainingRun, train_on_task
+from modeling_mobilebert_md import MobileBertMdForMaskedLM
+
+
+RESULTS = Path(__file__).with_suffix(".json")
+PRESET = "mobilebert_md/tiny"
+BASES = {"smbert": "MiniLM-L6 as SmBERT", "mobilebert_md": f"MobileBERT-MD, preset {PRESET.split('/')[1]}"}
+TASKS = {"mrpc": {"epochs": 4}, "sst2": {"epochs": 2, "max_train_rows": 10_000, "max_length": 64}}
+FULL, FROZEN = "full fine-tuning", "frozen encoder"
+WEIGHTS, PROMPTS = (3e-4, 1e-3, 3e-3), (3e-3, 1e-2, 3e-2)
+RATES = {
+    FULL: (5e-5, 1e-4, 3e-4),
+    FROZEN: WEIGHTS,
+    **dict.fromkeys(("lora", "dora", "adalora", "adapter", "houlsby", "ia3", "ln-tuning", "loha", "vera"), WEIGHTS),
+    **dict.fromkeys(("prompt", "p-tuning", "prompt+p-tuning", "prefix"), PROMPTS),
+}
+SEARCH_TASK, SEED = "mrpc", 42
+app = typer.Typer()
+
+
+def read() -> dict:
+    return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"runs": {}}
+
+
+def record(key: str, value: dict[str, Any]) -> None:
+    results = read()
+    results["runs"][key] = value
+    results["environment"] = environment()
+    write_text(RESULTS, json.dumps(results, indent=1) + "\n")
+
+
+def place(base: str, task: str, method: str, rate: float) -> str:
+    return f"{base}/{task}/{method}/{rate}"
+
+
+def base_folder(base: str, work_dir: Path, mobilebert: Path | None) -> Path:
+    """Where a base is: adapters of it name this folder."""
+    if base == "mobilebert_md" and mobilebert is not None:
+        return mobilebert
+    folder = work_dir / base
+    if not folder.exists():
+        tokenizer = AutoTokenizer.from_pretrained(minilm_path())
+        if base == "smbert":
+            model, _ = load_pretrained("minilm", "")
+        else:
+            torch.manual_seed(SEED)
+            model = MobileBertMdForMaskedLM(load_preset(PRESET))
+        partial = work_dir / f"{base}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        partial.replace(folder)
+    return folder
+
+
+def train_frozen(model: Path, task: str, output: Path, **options: Any) -> dict[str, Any]:
+    """Trains the head alone, and the pooler where it is new."""
+
+    def build_trainer(run: TrainingRun, loaded: PreTrainedModel) -> Trainer:
+        for name, parameter in loaded.named_parameters():
+            parameter.requires_grad = name in run.new_weights
+        return ResumableTrainer(loaded, TrainingArguments(**run.arguments), **run.trainer_arguments)
+
+    return train_on_task(model, task, output, build_trainer, {"method": FROZEN}, **options)
+
+
+def run_cell(base: str, task: str, method: str, rate: float, work_dir: Path, **options: Any) -> None:
+    key = place(base, task, method, rate)
+    if key in read()["runs"]:
+        return
+    model = base_folder(base, work_dir, options.pop("mobilebert"))
+    output = work_dir / key.replace("/", "-").replace(" ", "-")
+    options = TASKS[task] | {"learning_rate": rate, "seed": SEED} | options
+    if not output.exists():
+        if method == FULL:
+            compactbert.finetune(model, task, output, **options)
+        elif method == FROZEN:
+            train_frozen(model, task, output, **options)
+        else:
+            compactbert.adapt(model, task, output, method=method, **options)
+    report = json.loads((output / "metrics.json").read_text())
+    if "parameters" not in report:
+        loaded, _ = load_pretrained(output, "ForSequenceClassification")
+        # The frozen encoder's head is what an adapter of nothing would hold.
+        new = (
+            {} if method == FULL else {n: p for n, p in loaded.named_parameters() if "pooler" in n or "classifier" in n}
+        )
+        if base == "smbert":
+            new = {name: parameter for name, parameter in new.items() if "pooler" not in name}
+        trained = list(new.values()) or list(loaded.parameters())
+        report["parameters"] = {"trainable": sum(p.numel() for p in trained)}
+        report["bytes"] = {"adapter": sum(p.nbytes for p in trained)}
+    kept = {name: report[name] for name in ("metrics", "steps", "seconds_per_epoch", "precision")}
+    kept |= {"parameters": report["parameters"]["trainable"], "bytes": report["bytes"]["adapter"]}
+    record(key, kept | {"threads": torch.get_num_threads(), "accelerator": environment()["accelerator"]})
+    shutil.rmtree(output)
+
+
+def best_rate(base: str, method: str, results: dict) -> float | None:
+    """The learning rate with which a method did best on the search task, if all were tried."""
+    runs = [results["runs"].get(place(base, SEARCH_TASK, method, rate)) for rate in RATES[method]]
+    if not all(runs):
+        return None
+    scores = [run["metrics"]["accuracy"] for run in runs]
+    return RATES[method][scores.index(max(scores))]
+
+
+@app.command()
+def run(
+    data_dir: Annotated[Path, typer.Option()],
+    work_dir: Annotated[Path, typer.Option()],
+    base: Annotated[list[str], typer.Option()] = list(BASES),  # noqa: B006
+    task: Annotated[list[str], typer.Option()] = list(TASKS),  # noqa: B006
+    method: Annotated[list[str], typer.Option()] = list(RATES),  # noqa: B006
+    mobilebert: Annotated[Path | None, typer.Option()] = None,
+    max_steps: Annotated[int | None, typer.Option()] = None,
+):
+    options = {"data_dir": data_dir, "mobilebert": mobilebert, "max_steps": max_steps}
+    for of in base:
+        for way in method:
+            for rate in RATES[way]:
+                run_cell(of, SEARCH_TASK, way, rate, work_dir, **options)
+            for name in task:
+                best = best_rate(of, way, read())
+                assert best is not None
+                run_cell(of, name, way, best, work_dir, **options)
+    show()
+
+
+def render(results: dict) -> str:
+    """The README's table."""
+    tasks = list(TASKS)
+    head = ["method", "parameters trained", "bytes", *tasks, *(f"s per epoch, {task}" for task in tasks), "rate"]
+    lines = []
+    for base, title in BASES.items():
+        rows = []
+        for method in RATES:
+            rate = best_rate(base, method, results)
+            if rate is None:
+                continue
+            runs = [results["runs"].get(place(base, task, method, rate)) for task in tasks]
+            scores = ["" if run is None else f"{run['metrics']['accuracy']:.3f}" for run in runs]
+            seconds = ["" if run is None else f"{run['seconds_per_epoch']:.0f}" for run in runs]
+            some = next(run for run in runs if run)
+            rows.append([method, f"{some['parameters']:,}", f"{some['bytes']:,}", *scores, *seconds, f"{rate:g}"])
+        if rows:
+            lines += ["", f"{title}:", ""] if lines else [f"{title}:", ""]
+            lines += [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+    return "\n".join(lines)
+
+
+@app.command()
+def show():
+    print(render(read()))
+
+
+if __name__ == "__main__":
+    app()
