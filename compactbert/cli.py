@@ -37,6 +37,10 @@ Problem = Annotated[
 MaxLength = Annotated[int, typer.Option(help="Longest input in tokens.")]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run the code of a repository that brings its own.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")]
+Runtime = Annotated[
+    Literal["torch", "fused", "onnx", "onnx-int8", "onnx-int8-static"],
+    typer.Option(help="fused is faster; onnx runs what `export` wrote."),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the run.")]
 MaxTrainRows = Annotated[int | None, typer.Option(help="Train on a fixed sample of so many rows.")]
 MaxEvaluationRows = Annotated[int | None, typer.Option(help="Evaluate on a fixed sample of so many rows.")]
@@ -335,6 +339,7 @@ def evaluate(
     problem: Problem = None,
     max_length: MaxLength = 128,
     batch_size: Annotated[int, typer.Option(help="Rows at a time.")] = 64,
+    runtime: Runtime = "torch",
     max_evaluation_rows: MaxEvaluationRows = None,
     trust_remote_code: TrustRemoteCode = False,
     json_file: JsonFile = None,
@@ -352,6 +357,7 @@ def evaluate(
             problem=problem,
             max_length=max_length,
             batch_size=batch_size,
+            runtime=runtime,
             max_evaluation_rows=max_evaluation_rows,
             trust_remote_code=trust_remote_code,
         )
@@ -370,6 +376,7 @@ def predict(
     pairs: Annotated[bool, typer.Option(help="Lines are two texts with a tab between.")] = False,
     max_length: MaxLength = 128,
     batch_size: Annotated[int, typer.Option(help="Texts at a time.")] = 64,
+    runtime: Runtime = "torch",
     trust_remote_code: TrustRemoteCode = False,
 ):
     """Label texts: one JSON row per text, in order, with the label and its score."""
@@ -384,12 +391,48 @@ def predict(
             pairs=pairs,
             max_length=max_length,
             batch_size=batch_size,
+            runtime=runtime,
             trust_remote_code=trust_remote_code,
         )
     if output is None:
         sys.stdout.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     else:
         _say(f"{len(rows)} rows written to {output}.")
+
+
+@app.command()
+def export(
+    model: TrainedModel,
+    output: Annotated[Path, typer.Option(help="Where to write; must not exist.")],
+    to: Annotated[Literal["onnx"], typer.Option(help="The format.")] = "onnx",
+    int8: Annotated[list[Literal["dynamic", "static"]] | None, typer.Option(help="Write int8 models too.")] = None,
+    task: Annotated[str | None, typer.Option(help="A task whose rows calibrate static int8.")] = None,
+    rows: Annotated[int, typer.Option(help="So many of them.")] = 128,
+    max_length: MaxLength = 128,
+    data_dir: DataDir = None,
+    seed: Seed = 42,
+    trust_remote_code: TrustRemoteCode = False,
+    json_file: JsonFile = None,
+):
+    """Write a model for another runtime, checked there."""
+    with _friendly_errors():
+        from compactbert.inference import export as export_model
+
+        report = export_model(
+            model,
+            output,
+            to=to,
+            int8=int8 or (),
+            task=task,
+            rows=rows,
+            max_length=max_length,
+            data_dir=data_dir,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+        )
+    table = [(name, f"{size / 1e6:.1f} MB") for name, size in report["bytes"].items()]
+    _show(f"{output}, largest error {report['max_error']:.1e}", ("file", "size"), table)
+    _write_json(report, json_file)
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .data import Task, encode_task, length_limit, load_task, score_logits
 from .inference import load_for_inference, predict_logits
+from .inference.prediction import Runtime
 
 
 def evaluate(
@@ -19,6 +20,7 @@ def evaluate(
     data_dir: str | Path | None = None,
     max_length: int = 128,
     batch_size: int = 64,
+    runtime: Runtime = "torch",
     trust_remote_code: bool = False,
     **task_options: Any,
 ) -> dict[str, Any]:
@@ -38,6 +40,8 @@ def evaluate(
             Longest input in tokens.
         batch_size (`int`, *optional*, defaults to 64):
             Rows at a time.
+        runtime (`str`, *optional*, defaults to `"torch"`):
+            Of a folder: see [`~compactbert.predict`].
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Run the code of a repository that brings its own.
         task_options:
@@ -55,7 +59,7 @@ def evaluate(
     if isinstance(task, str):
         task = load_task(task, data_dir, **task_options)
     if isinstance(model, str | Path):
-        model, tokenizer = load_for_inference(model, task.head, trust_remote_code)
+        model, tokenizer = load_for_inference(model, task.head, trust_remote_code, runtime)
     if tokenizer is None:
         raise ValueError("A loaded `model` needs its `tokenizer`.")
     task = _in_labels_of(model, task)

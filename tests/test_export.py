@@ -6,7 +6,9 @@ import pytest
 import torch
 from families import build
 
-from compactbert.inference.export import FILES, OnnxClassifier, export_onnx
+import compactbert
+from compactbert.inference import OnnxClassifier, export, export_onnx
+from compactbert.inference.onnx import FILES
 
 
 FAMILIES = ("mobilebert_md-stages", "smbert-uneven")
@@ -32,7 +34,7 @@ def test_the_export_computes_the_same_for_any_shape(exported, shape):
     batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
     with torch.no_grad():
         expected = model(**batch).logits.numpy()
-    session = onnxruntime.InferenceSession(str(folder / FILES["fp32"]))
+    session = onnxruntime.InferenceSession(str(folder / FILES["onnx"]))
     found = session.run(["logits"], {name: tensor.numpy() for name, tensor in batch.items()})[0]
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
@@ -43,8 +45,8 @@ def test_int8_is_smaller_and_close(exported, minilm_tokenizer):
     with torch.no_grad():
         expected = model(**batch).logits
     sizes = report["bytes"]
-    for runtime, kind, bound in (("onnx-int8", "dynamic", 0.05), ("onnx-int8-static", "static", 0.25)):
-        assert sizes[FILES[kind]] < 0.4 * sizes[FILES["fp32"]]
+    for runtime, bound in (("onnx-int8", 0.05), ("onnx-int8-static", 0.25)):
+        assert sizes[FILES[runtime]] < 0.4 * sizes[FILES["onnx"]]
         found = OnnxClassifier(folder, model.config, runtime)(**batch).logits
         assert (found - expected).abs().max() <= bound * expected.abs().max()
 
@@ -77,7 +79,7 @@ def test_what_cannot_be_exported(tmp_path, minilm_tokenizer, monkeypatch):
 
 def test_a_failed_export_leaves_nothing(tmp_path, minilm_tokenizer, monkeypatch):
     model = build("smbert-uneven", "ForSequenceClassification", vocab_size=len(minilm_tokenizer))
-    monkeypatch.setattr("compactbert.inference.export._trace", lambda fused: 1 / 0)
+    monkeypatch.setattr("compactbert.inference.onnx_export._trace", lambda fused: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export_onnx(model, minilm_tokenizer, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -86,3 +88,22 @@ def test_a_failed_export_leaves_nothing(tmp_path, minilm_tokenizer, monkeypatch)
 def test_a_runtime_without_its_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no 'onnx/model.onnx' for the runtime 'onnx'"):
         OnnxClassifier(tmp_path, build("smbert-uneven").config, "onnx")
+
+
+def test_a_fine_tuned_folder_runs_in_every_runtime(tiny_model, reviews, tmp_path):
+    compactbert.finetune(tiny_model, str(reviews), tmp_path / "model", max_steps=4, precision="fp32")
+    report = export(tmp_path / "model", tmp_path / "onnx", int8=["dynamic"], task=str(reviews), rows=8)
+    assert set(report["files"]) == {FILES["onnx"], FILES["onnx-int8"]}
+    texts = ["film is good", "story is bad and long", "music"]
+    plain = compactbert.predict(tmp_path / "model", texts)
+    for folder, runtime, close in (("model", "fused", 1e-5), ("onnx", "onnx", 1e-5), ("onnx", "onnx-int8", 0.05)):
+        rows = compactbert.predict(tmp_path / folder, texts, runtime=runtime)
+        assert [row["score"] for row in rows] == pytest.approx([row["score"] for row in plain], abs=close)
+        scores = compactbert.evaluate(tmp_path / folder, task=str(reviews), runtime=runtime)
+        assert scores["rows"] == compactbert.evaluate(tmp_path / "model", task=str(reviews))["rows"]
+    with pytest.raises(ValueError, match="compactbert export"):
+        compactbert.predict(tmp_path / "onnx", texts, runtime="onnx-int8-static")
+    with pytest.raises(ValueError, match="`runtime` must be one of"):
+        compactbert.predict(tmp_path / "model", texts, runtime="tensorrt")
+    with pytest.raises(ValueError, match="Cannot load"):
+        compactbert.predict(tmp_path / "nowhere", texts, runtime="onnx")

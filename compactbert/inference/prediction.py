@@ -6,26 +6,36 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from seqeval.metrics.sequence_labeling import get_entities
 from tokenizers import Encoding
 from tqdm.auto import tqdm
-from transformers import AutoConfig, DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import find_adapter_config_file, logging
 
 from ..convert import load_pretrained, resolve_model
 from ..data import encode_texts, first_words, length_limit, read_table
 from ..data.tasks import FILE_SUFFIXES, check_columns, decode_utf8
 from ..files import write_text
+from .fusion import fuse
+from .onnx import FILES as ONNX_FILES
+from .onnx import OnnxClassifier
 
 
 logger = logging.get_logger(__name__)
 OUTPUT_SUFFIXES = (".csv", ".jsonl")
+Runtime = Literal["torch", "fused", "onnx", "onnx-int8", "onnx-int8-static"]
 
 
 @torch.inference_mode()
@@ -70,6 +80,7 @@ def predict(
     pairs: bool = False,
     max_length: int = 128,
     batch_size: int = 64,
+    runtime: Runtime = "torch",
     trust_remote_code: bool = False,
 ) -> list[dict[str, Any]]:
     """
@@ -91,6 +102,9 @@ def predict(
             Longest input in tokens; how many texts were longer is logged.
         batch_size (`int`, *optional*, defaults to 64):
             Texts at a time.
+        runtime (`"torch"`, `"fused"`, `"onnx"`, `"onnx-int8"` or `"onnx-int8-static"`, *optional*, defaults to \
+`"torch"`):
+            `"fused"` computes the same faster, see [`fuse`]; the others run what [`export`] wrote.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Run the code of a repository that brings its own.
 
@@ -110,7 +124,7 @@ def predict(
         # Before the work, so that a place that cannot be written to is found now.
         Path(output).parent.mkdir(parents=True, exist_ok=True)
     columns = _read_columns(source, text_columns, pairs)
-    loaded, tokenizer = load_for_inference(model, _head_of(model, trust_remote_code), trust_remote_code)
+    loaded, tokenizer = load_for_inference(model, head_of(model, trust_remote_code), trust_remote_code, runtime)
     limit = length_limit(loaded.config, tokenizer, max_length)
     features, encodings, truncated = encode_texts(columns, tokenizer, limit)
     if truncated:
@@ -125,22 +139,38 @@ def predict(
 
 
 def load_for_inference(
-    model: str | Path, head: str, trust_remote_code: bool = False
+    model: str | Path, head: str, trust_remote_code: bool = False, runtime: Runtime = "torch"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """As [`~compactbert.convert.load_pretrained`], but an untrained head is refused, and an adapter comes on its
-    base; on an accelerator if there is."""
+    """As [`~compactbert.convert.load_pretrained`], but an untrained head is refused, an adapter comes on its base, and
+    the model computes in a runtime; on an accelerator if there is, but for ONNX."""
     loaded: Any
+    if runtime not in get_args(Runtime):
+        raise ValueError(f"`runtime` must be one of {get_args(Runtime)}, got {runtime!r}.")
+    if runtime in ONNX_FILES:
+        return _load_onnx(Path(model), runtime)  # type: ignore[return-value]
     if is_adapter(model):
         loaded, tokenizer = _adapters().load_adapter(model, head, trust_remote_code)
     else:
         loaded, tokenizer = load_pretrained(model, head, trust_remote_code, require_head=True)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return (loaded if accelerator is None else loaded.to(accelerator)), tokenizer
+    loaded = loaded if accelerator is None else loaded.to(accelerator)
+    return (fuse(loaded) if runtime == "fused" else loaded), tokenizer
+
+
+def _load_onnx(folder: Path, runtime: str) -> tuple[OnnxClassifier, PreTrainedTokenizerBase]:
+    if not folder.is_dir():
+        raise ValueError(f"The runtime {runtime!r} runs a folder that `compactbert export` wrote, got {str(folder)!r}.")
+    model = OnnxClassifier(folder, AutoConfig.from_pretrained(folder), runtime)
+    return model, AutoTokenizer.from_pretrained(folder)
 
 
 def is_adapter(model: str | Path) -> bool:
     """Whether a folder or repository holds an adapter, not a model."""
-    return find_adapter_config_file(str(resolve_model(model))) is not None
+    try:
+        return find_adapter_config_file(str(resolve_model(model))) is not None
+    except HFValidationError:
+        # A folder that is not there.
+        return False
 
 
 def _adapters() -> ModuleType:
@@ -150,7 +180,12 @@ def _adapters() -> ModuleType:
         raise ValueError(f'Adapters need PEFT: run `pip install "compactbert[peft]"` ({error}).') from error
 
 
-def _head_of(model: str | Path, trust_remote_code: bool) -> str:
+def head_of(model: str | Path, trust_remote_code: bool) -> str:
+    """The suffix of the `Auto` class of a saved classifier or adapter.
+
+    Raises:
+        ValueError: if it cannot be read, or is for something else.
+    """
     if is_adapter(model):
         return _adapters().head_of_adapter(model)
     try:
@@ -246,4 +281,4 @@ def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
     write_text(path, text)
 
 
-__all__ = ["load_for_inference", "predict", "predict_logits", "write_rows"]
+__all__ = ["Runtime", "load_for_inference", "predict", "predict_logits", "write_rows"]

@@ -1,36 +1,83 @@
 """Models for other runtimes: ONNX, in float32 and int8."""
 
 import contextlib
-import importlib
 import json
 import logging
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data import encode_task, length_limit, load_task
 from .fusion import fuse
+from .onnx import FILES, INPUTS, library
+from .prediction import head_of, load_for_inference
 
 
-logger = transformers_logging.get_logger(__name__)
 Int8 = Literal["dynamic", "static"]
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-# Where Transformers.js and optimum look for them.
-FILES = {"fp32": "onnx/model.onnx", "dynamic": "onnx/model_int8.onnx", "static": "onnx/model_int8_static.onnx"}
-RUNTIMES = {"onnx": "fp32", "onnx-int8": "dynamic", "onnx-int8-static": "static"}
+RUNTIME_OF = {"dynamic": "onnx-int8", "static": "onnx-int8-static"}
 # Of the largest output. What differs by more is no export.
 MAX_ERROR = 1e-5
 CHECKED_SHAPES = ((1, 1), (1, 2), (3, 9), (2, 32))
 OPSET = 18
+
+
+def export(
+    model: str | Path,
+    output_dir: str | Path,
+    *,
+    to: str = "onnx",
+    int8: Sequence[Int8] = (),
+    task: str | None = None,
+    rows: int = 128,
+    max_length: int = 128,
+    data_dir: str | Path | None = None,
+    seed: int = 42,
+    trust_remote_code: bool = False,
+    **task_options: Any,
+) -> dict[str, Any]:
+    """
+    Writes a fine-tuned model for another runtime; see [`export_onnx`] for the folder and what is returned.
+
+    Args:
+        model (`str` or `Path`):
+            Folder or Hub repository of a model, or an adapter, for sequence or token classification.
+        output_dir (`str` or `Path`):
+            Where to write. Must not exist, or be empty.
+        to (`str`, *optional*, defaults to `"onnx"`):
+            The format; there is one.
+        int8 (list of `"dynamic"` and `"static"`, *optional*):
+            See [`export_onnx`].
+        task (`str`, *optional*), rows (`int`, *optional*, defaults to 128):
+            A fixed sample of so many of this task's training rows calibrates `"static"`.
+        max_length (`int`, *optional*, defaults to 128), data_dir, seed, trust_remote_code, task_options:
+            As in [`~compactbert.finetune`].
+
+    Raises:
+        ValueError: as [`export_onnx`], for another format, or if the model or task cannot be read.
+    """
+    if to != "onnx":
+        raise ValueError(f"`to` must be 'onnx', got {to!r}.")
+    head = head_of(model, trust_remote_code)
+    loaded: Any
+    loaded, tokenizer = load_for_inference(model, head, trust_remote_code)
+    if hasattr(loaded, "merge_and_unload"):
+        # An adapter on its base.
+        loaded = loaded.merge_and_unload()
+    sample: list[dict[str, Any]] = []
+    if task is not None:
+        loaded_task = load_task(task, data_dir, **task_options)
+        dataset = loaded_task.evaluation if loaded_task.train is None else loaded_task.train
+        dataset = dataset.shuffle(seed=seed).select(range(min(rows, len(dataset))))
+        encoded, _ = encode_task(loaded_task, dataset, tokenizer, length_limit(loaded.config, tokenizer, max_length))
+        sample = [{name: row[name] for name in row if name not in ("labels", "length")} for row in encoded]
+    return export_onnx(loaded, tokenizer, output_dir, int8=int8, calibration=sample)
 
 
 def export_onnx(
@@ -66,8 +113,8 @@ def export_onnx(
         ValueError: for a model that cannot be fused, an unknown kind of int8, `"static"` without rows, an `output_dir`
             that is taken, a missing library, or an export that computes something else.
     """
-    runtime = _library("onnxruntime")
-    _library("onnxscript")
+    runtime = library("onnxruntime")
+    library("onnxscript")
     output_dir = Path(output_dir)
     if unknown := sorted(set(int8) - set(get_args(Int8))):
         raise ValueError(f"`int8` must be of {get_args(Int8)}, got {unknown}.")
@@ -79,14 +126,16 @@ def export_onnx(
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "onnx").mkdir(parents=True)
     try:
-        fused = fuse(model.cpu().float())
+        model = model.to(device="cpu", dtype=torch.float32)  # type: ignore[call-arg]
+        fused = fuse(model)
         program = _trace(fused)
-        program.save(str(partial / FILES["fp32"]))
-        report: dict[str, Any] = {"max_error": _check(fused, runtime.InferenceSession(str(partial / FILES["fp32"])))}
+        program.save(str(partial / FILES["onnx"]))
+        report: dict[str, Any] = {"max_error": _check(fused, runtime.InferenceSession(str(partial / FILES["onnx"])))}
         for kind in int8:
             _quantize(partial, kind, tokenizer, calibration)
-        written = [FILES["fp32"], *(FILES[kind] for kind in int8)]
+        written = [FILES["onnx"], *(FILES[RUNTIME_OF[kind]] for kind in int8)]
         report |= {"files": written, "bytes": {name: (partial / name).stat().st_size for name in written}}
+        model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         (partial / "export.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -166,8 +215,8 @@ def _check(fused: PreTrainedModel, session: Any) -> float:
 def _quantize(
     folder: Path, kind: Int8, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[dict[str, list[int]]]
 ) -> None:
-    quantization = _library("onnxruntime.quantization")
-    source, target = (str(folder / FILES[name]) for name in ("fp32", kind))
+    quantization = library("onnxruntime.quantization")
+    source, target = (str(folder / FILES[name]) for name in ("onnx", RUNTIME_OF[kind]))
     prepared = folder / "prepared.onnx"
     with _quiet():
         quantization.shape_inference.quant_pre_process(source, str(prepared), skip_symbolic_shape=True)
@@ -198,43 +247,4 @@ def _reader(base: type, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[
     return Reader()
 
 
-class OnnxClassifier(nn.Module):
-    """
-    An exported folder, called as a model of transformers is.
-
-    Args:
-        folder (`Path`): What [`export_onnx`] wrote.
-        config ([`~transformers.PreTrainedConfig`]): Its configuration.
-        runtime (`str`): A key of [`RUNTIMES`].
-
-    Raises:
-        ValueError: if the folder has no such file, or ONNX Runtime is missing.
-    """
-
-    def __init__(self, folder: Path, config: PreTrainedConfig, runtime: str):
-        super().__init__()
-        file = folder / FILES[RUNTIMES[runtime]]
-        if not file.is_file():
-            raise ValueError(
-                f"{str(folder)!r} has no {FILES[RUNTIMES[runtime]]!r} for the runtime {runtime!r}: write it with "
-                f"`compactbert export`."
-            )
-        self.config, self.device = config, torch.device("cpu")
-        options = _library("onnxruntime").SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        self.session = _library("onnxruntime").InferenceSession(str(file), options)
-
-    def forward(self, **batch: Tensor) -> SequenceClassifierOutput:
-        """Logits of a batch, with whichever labels its head has."""
-        inputs = {name: batch.get(name, torch.zeros_like(batch["input_ids"])).numpy() for name in INPUTS}
-        return SequenceClassifierOutput(logits=torch.from_numpy(self.session.run(None, inputs)[0]))
-
-
-def _library(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(f'ONNX needs {name}: run `pip install "compactbert[onnx]"` ({error}).') from error
-
-
-__all__ = ["RUNTIMES", "OnnxClassifier", "export_onnx"]
+__all__ = ["export", "export_onnx"]
