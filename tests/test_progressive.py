@@ -68,6 +68,25 @@ def make_rows(padded=True):
     return [{name: tensor[i] for name, tensor in batch.items()} for i in range(ROWS)]
 
 
+class Epochs(torch.utils.data.Dataset):
+    """Rows that are others in every epoch, as those of a `PretrainingDataset` are."""
+
+    def __init__(self, rows):
+        self.rows, self.epoch = rows, 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        changed = {
+            name: (self.rows[index][name] + self.epoch) % 2 for name in ("token_type_ids", "next_sentence_label")
+        }
+        return self.rows[index] | changed
+
+
 def config(folder, **settings):
     defaults = {
         "output_dir": str(folder),
@@ -91,7 +110,7 @@ def make_trainer(folder, student=None, teacher=None, callbacks=None, rows=None, 
         student or make_student(),
         teacher or make_teacher(),
         config(folder, **settings),
-        train_dataset=rows or make_rows(),
+        train_dataset=Epochs(rows or make_rows()),
         callbacks=callbacks,
     )
 

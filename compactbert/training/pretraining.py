@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
@@ -86,6 +86,7 @@ class PretrainingTrainer(ResumableTrainer):
     def __init__(self, model: PreTrainedModel, args: PretrainingConfig, **kwargs: Any):
         check_language_model(model)
         super().__init__(model, args, **kwargs)
+        self.add_callback(_TellEpoch())
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's. Afterwards nothing is frozen."""
@@ -198,7 +199,18 @@ class PretrainingTrainer(ResumableTrainer):
         return self.lr_scheduler
 
     def _rate_of(self, part: Part) -> Callable[[int], float]:
-        return lambda step: self.rate(step, part)
+        # A run that continues from its last step makes one more, which must change nothing.
+        return lambda step: self.rate(step, part) if step < self.args.max_steps else 0.0
+
+
+class _TellEpoch(TrainerCallback):
+    """Tells a dataset its epoch. accelerate does not where samplers lie within each other (seen in 1.15): with several
+    processes, and in the epoch in which a run continues, samples and masks would be those of the first."""
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        dataset = getattr(train_dataloader, "dataset", None)
+        if hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(int(state.epoch or 0))
 
 
 def warmed_up(step: int, num_steps: int, warmup_steps: float) -> float:
