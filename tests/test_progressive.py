@@ -639,12 +639,12 @@ def test_evaluating_changes_neither_the_run_nor_its_log(tmp_path):
 
 @pytest.mark.skipif(find_spec("pytorch_optimizer") is None, reason="the extra `lamb` is not installed")
 def test_lamb_trains_and_continues(tmp_path):
-    settings = {"optimizer": "lamb", "max_steps": 60, "transfer_steps": 30, "save_strategy": "steps", "save_steps": 13}
+    settings = {"optimizer": "lamb", "max_steps": 30, "transfer_steps": 20, "save_strategy": "steps", "save_steps": 13}
     trainer = make_trainer(tmp_path, **settings)
     trainer.train()
     assert type(trainer.optimizer.optimizer).__name__ == "Lamb"
     losses = [entry["loss"] for entry in logs_of(trainer)]
-    assert losses[9] < losses[0]
+    assert sum(losses[3:6]) < sum(losses[:3])
     other = make_trainer(tmp_path, **settings)
     other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-13"))
     assert not changed(trainer.student.state_dict(), other.student)

@@ -208,7 +208,7 @@ class _TellEpoch(TrainerCallback):
     processes, and in the epoch in which a run continues, samples and masks would be those of the first."""
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        dataset = getattr(train_dataloader, "dataset", None)
+        dataset: Any = getattr(train_dataloader, "dataset", None)
         if hasattr(dataset, "set_epoch"):
             dataset.set_epoch(int(state.epoch or 0))
 
