@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 import compactbert
@@ -53,7 +53,8 @@ STUDENT = {
 }
 HEADS = ("ForPreTraining", "ForMaskedLM")
 LANGUAGE_FAMILIES = ("mobilebert_md-stages", "ib_bert-uniform", "smbert-uneven")
-RUN = {"max_steps": 12, "batch_size": 8, "learning_rate": 3e-3, "precision": "fp32"}
+# Less than two epochs.
+RUN = {"max_steps": 12, "batch_size": 16, "learning_rate": 3e-3, "precision": "fp32"}
 TRANSFER = RUN | {"transfer_steps": 8}
 
 
@@ -277,7 +278,7 @@ def test_a_teacher_is_made(teacher):
 def test_pretraining_from_an_architecture_and_of_the_head_of_a_model(place, tmp_path):
     report = pretrain(place.student, place.corpus, tmp_path / "new", tokenizer=place.bert, **RUN)
     assert report["losses"][-1]["loss"] < report["losses"][0]["loss"]
-    assert report["tokens_per_step"] == 8 * 32
+    assert report["tokens_per_step"] == 16 * 32
     pretrain(tmp_path / "new", place.corpus, tmp_path / "head", trained="head", **RUN)
     before, after = weights(tmp_path / "new"), weights(tmp_path / "head")
     encoder = [name for name in before if ".embeddings." in name or ".encoder." in name]
@@ -286,13 +287,23 @@ def test_pretraining_from_an_architecture_and_of_the_head_of_a_model(place, tmp_
     assert not torch.equal(before["cls.predictions.bias"], after["cls.predictions.bias"])
 
 
+def test_the_report_is_of_the_saved_weights_and_without_held_out_text_of_the_training_text(place, tmp_path):
+    corpus = build_corpus(place.text, place.tokenizer, tmp_path / "corpus", sequence_length=32, held_out=0)
+    report = pretrain(place.student, corpus.folder, tmp_path / "out", tokenizer=place.bert, **RUN)
+    assert report["measured_on"] == "training text"
+    # Masks are those of the first epoch, whichever the run ended in.
+    assert report["samples"]["train"] < 12 * 16
+    model = AutoModelForPreTraining.from_pretrained(tmp_path / "out")
+    assert report["metrics"] == pytest.approx(measure_pretraining(model, corpus.train, place.collator), rel=1e-5)
+
+
 def test_an_interrupted_pretraining_continues_to_the_same_weights(place, tmp_path, monkeypatch):
     arguments = (place.student, place.corpus)
     pretrain(*arguments, tmp_path / "whole", tokenizer=place.bert, **RUN)
     step = PretrainingTrainer.training_step
 
     def interrupted(self, *args, **kwargs):
-        if self.state.global_step == 7:
+        if self.state.global_step == 10:
             raise KeyboardInterrupt
         return step(self, *args, **kwargs)
 
@@ -301,7 +312,7 @@ def test_an_interrupted_pretraining_continues_to_the_same_weights(place, tmp_pat
         pretrain(*arguments, tmp_path / "cut", tokenizer=place.bert, **RUN)
     monkeypatch.undo()
     partial = tmp_path / "cut.partial"
-    assert (partial / "checkpoint-6").is_dir()
+    assert (partial / "checkpoint-9").is_dir()
     with pytest.raises(ValueError, match=r"unfinished run with other settings \(`learning_rate` was 0.003, is 0.1\)"):
         pretrain(*arguments, tmp_path / "cut", tokenizer=place.bert, **RUN | {"learning_rate": 0.1})
     settings = json.loads((partial / "settings.json").read_text())
@@ -310,10 +321,31 @@ def test_an_interrupted_pretraining_continues_to_the_same_weights(place, tmp_pat
         pretrain(*arguments, tmp_path / "cut", tokenizer=place.bert, **RUN)
     (partial / "settings.json").write_text(json.dumps(settings))
     # What a kill in the middle of a checkpoint leaves.
-    (partial / "checkpoint-9").mkdir()
+    (partial / "checkpoint-12").mkdir()
     report = pretrain(*arguments, tmp_path / "cut", tokenizer=place.bert, **RUN)
     assert report["steps"] == 12
+    # It continued in the second epoch, whose samples and masks are not those of the first.
+    assert report["samples"]["train"] < 9 * 16
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+def test_a_run_that_was_killed_after_its_last_step_ends_with_the_same_report(place, teacher, tmp_path, monkeypatch):
+    arguments = (place.student, teacher.folder, place.corpus)
+    settings = RUN | {"transfer_steps": 12}
+    whole = transfer_knowledge(*arguments, tmp_path / "whole", **settings)
+    with monkeypatch.context() as patched:
+        patched.setattr("compactbert.training.text.measure_pretraining", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            transfer_knowledge(*arguments, tmp_path / "cut", **settings)
+    cut = transfer_knowledge(*arguments, tmp_path / "cut", **settings)
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    for report in (whole, cut):
+        del report["seconds_per_step"]
+    assert cut == whole
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
 
 
 def test_the_student_of_a_transfer_is_complete(whole):

@@ -86,7 +86,7 @@ class PretrainingTrainer(ResumableTrainer):
     def __init__(self, model: PreTrainedModel, args: PretrainingConfig, **kwargs: Any):
         check_language_model(model)
         super().__init__(model, args, **kwargs)
-        self.add_callback(_TellEpoch(self.train_dataset))
+        self.add_callback(_TellEpoch())
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the Trainer's. Afterwards nothing is frozen."""
@@ -199,7 +199,18 @@ class PretrainingTrainer(ResumableTrainer):
         return self.lr_scheduler
 
     def _rate_of(self, part: Part) -> Callable[[int], float]:
-        return lambda step: self.rate(step, part)
+        # A run that continues from its last step makes one more, which must change nothing.
+        return lambda step: self.rate(step, part) if step < self.args.max_steps else 0.0
+
+
+class _TellEpoch(TrainerCallback):
+    """Tells a dataset its epoch. accelerate does not where samplers lie within each other (seen in 1.15): with several
+    processes, and in the epoch in which a run continues, samples and masks would be those of the first."""
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        dataset: Any = getattr(train_dataloader, "dataset", None)
+        if hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(int(state.epoch or 0))
 
 
 class _TellEpoch(TrainerCallback):

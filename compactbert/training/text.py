@@ -356,7 +356,7 @@ def train_on_corpus(
         "tokens_per_step": batch_size * accumulation * trainer.args.world_size * data.settings["sequence_length"],
         "seconds_per_step": round(clock.seconds_per_step(), 4),
         "precision": precision,
-        "losses": [entry for entry in trainer.state.log_history if "loss" in entry],
+        "losses": [entry for entry in trainer.state.log_history if "loss" in entry and entry["step"] <= max_steps],
         "settings": {name: value for name, value in settings.items() if value is not None and name not in PRIVATE},
     }
     report = json.loads(json.dumps(report, default=str))
