@@ -213,18 +213,6 @@ class _TellEpoch(TrainerCallback):
             dataset.set_epoch(int(state.epoch or 0))
 
 
-class _TellEpoch(TrainerCallback):
-    """Tells the dataset the epoch. accelerate does so as well, but not where a run continues within an epoch (seen in
-    1.15)."""
-
-    def __init__(self, dataset: Any):
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        if hasattr(self.dataset, "set_epoch"):
-            self.dataset.set_epoch(int(state.epoch))
-
-
 def warmed_up(step: int, num_steps: int, warmup_steps: float) -> float:
     """A linear rise over `warmup_steps` (below 1, a share of all), then a linear fall to `FINAL_RATE`."""
     warmup = math.ceil(warmup_steps * num_steps) if warmup_steps < 1 else int(warmup_steps)
