@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 import torch
-from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from huggingface_hub.errors import StrictDataclassError
 from seqeval.metrics.sequence_labeling import get_entities
 from tokenizers import Encoding
 from tqdm.auto import tqdm
@@ -168,8 +168,8 @@ def is_adapter(model: str | Path) -> bool:
     """Whether a folder or repository holds an adapter, not a model."""
     try:
         return find_adapter_config_file(str(resolve_model(model))) is not None
-    except HFValidationError:
-        # A folder that is not there.
+    except OSError:
+        # Neither is there.
         return False
 
 
