@@ -405,7 +405,7 @@ def export(
     model: TrainedModel,
     output: Annotated[Path, typer.Option(help="Where to write; must not exist.")],
     to: Annotated[Literal["onnx"], typer.Option(help="The format.")] = "onnx",
-    int8: Annotated[list[Literal["dynamic", "static"]] | None, typer.Option(help="Write int8 models too.")] = None,
+    int8: Annotated[list[str] | None, typer.Option(help="Write int8 models too: dynamic, static.")] = None,
     task: Annotated[str | None, typer.Option(help="A task whose rows calibrate static int8.")] = None,
     rows: Annotated[int, typer.Option(help="So many of them.")] = 128,
     max_length: MaxLength = 128,
@@ -422,7 +422,7 @@ def export(
             model,
             output,
             to=to,
-            int8=int8 or (),
+            int8=int8 or (),  # type: ignore[arg-type]
             task=task,
             rows=rows,
             max_length=max_length,
