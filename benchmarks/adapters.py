@@ -15,18 +15,18 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from results import Results
 from transformers import AutoTokenizer, PreTrainedModel, Trainer, TrainingArguments
 
 import compactbert
 from compactbert.benchmark import environment
 from compactbert.convert import load_pretrained, minilm_path
-from compactbert.files import write_text
 from compactbert.presets import load_preset
 from compactbert.training.run import ResumableTrainer, TrainingRun, train_on_task
 from modeling_mobilebert_md import MobileBertMdForMaskedLM
 
 
-RESULTS = Path(__file__).with_suffix(".json")
+RESULTS = Results(__file__)
 PRESET = "mobilebert_md/tiny"
 BASES = {"smbert": "MiniLM-L6 as SmBERT", "mobilebert_md": f"MobileBERT-MD, preset {PRESET.split('/')[1]}"}
 TASKS = {"mrpc": {"epochs": 4}, "sst2": {"epochs": 2, "max_train_rows": 10_000, "max_length": 64}}
@@ -43,14 +43,7 @@ app = typer.Typer()
 
 
 def read() -> dict:
-    return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"runs": {}}
-
-
-def record(key: str, value: dict[str, Any]) -> None:
-    results = read()
-    results["runs"][key] = value
-    results["environment"] = environment()
-    write_text(RESULTS, json.dumps(results, indent=1) + "\n")
+    return RESULTS.read() or {"runs": {}}
 
 
 def place(base: str, task: str, method: str, rate: float) -> str:
@@ -116,7 +109,8 @@ def run_cell(base: str, task: str, method: str, rate: float, work_dir: Path, **o
         report["bytes"] = {"adapter": sum(p.nbytes for p in trained)}
     kept = {name: report[name] for name in ("metrics", "steps", "seconds_per_epoch", "precision")}
     kept |= {"parameters": report["parameters"]["trainable"], "bytes": report["bytes"]["adapter"]}
-    record(key, kept | {"threads": torch.get_num_threads(), "accelerator": environment()["accelerator"]})
+    kept |= {"threads": torch.get_num_threads(), "accelerator": environment()["accelerator"]}
+    RESULTS.record(("runs", key), kept)
     shutil.rmtree(output)
 
 
