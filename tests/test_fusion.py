@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 from families import ALL_CLASSES, FAMILIES, build, inputs_for
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, DynamicCache
 
 from compactbert.inference import fuse
 from compactbert.inference.fusion import _WriteOut
@@ -136,9 +136,10 @@ def test_what_a_fused_model_refuses(tmp_path):
         fused.train()
     assert fused.eval() is fused
     batch = inputs_for(fused, batch_size=1)
-    for name in ("output_attentions", "output_hidden_states"):
+    asked = {"output_attentions": True, "output_hidden_states": True, "past_key_values": DynamicCache()}
+    for name, value in asked.items():
         with pytest.raises(ValueError, match=f"no `{name}`"):
-            fused(**batch, **{name: True})
+            fused(**batch, **{name: value})
 
 
 def test_what_cannot_be_fused():

@@ -22,7 +22,7 @@ from ..structure import FAMILIES, layers_of
 
 # The largest ratio of a carried stream's gains, and the largest of its offsets in units of its gains, that is kept.
 MAX_GAIN_RATIO, MAX_OFFSET = 1e3, 1e3
-REFUSED = ("output_attentions", "output_hidden_states")
+REFUSED = ("output_attentions", "output_hidden_states", "past_key_values")
 # oneDNN's product with weights that are packed beforehand.
 POINTWISE = torch.ops.mkldnn._linear_pointwise
 
@@ -41,7 +41,7 @@ def fuse(model: PreTrainedModel) -> PreTrainedModel:
 
     Raises:
         ValueError: for a model of another family, in another type, or that carries adapters; later, where attention
-            maps or hidden states are asked for, and where the fused model is saved or trained.
+            maps, hidden states or a prefix are asked for, and where the fused model is saved or trained.
     """
     if getattr(model, "peft_config", None) or any(hasattr(module, "base_layer") for module in model.modules()):
         raise ValueError(
@@ -100,7 +100,7 @@ class _Encoder(nn.Module):
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         for name in REFUSED:
-            if kwargs.get(name):
+            if kwargs.get(name) not in (None, False):
                 raise ValueError(f"A fused model has no `{name}`: ask the model that it was made of.")
         batch_shape = hidden_states.shape[:2]
         rows = hidden_states.flatten(0, 1)  # (batch * seq, hidden)
