@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 import compactbert
 from compactbert.adapters import BottleneckConfig, adapter_config, fit_config, get_peft_model, list_methods
 from compactbert.hub import run_without_packages
+from compactbert.inference import fuse
 from compactbert.structure import FAMILIES
 from modeling_mobilebert_md import (
     IbBertConfig,
@@ -764,3 +765,17 @@ def test_bad_arguments_leave_no_output(base, reviews, tmp_path, change, message)
     with pytest.raises(ValueError, match=message):
         compactbert.adapt(**arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["reviews.csv"]
+
+
+def test_an_adapter_is_merged_before_a_model_is_fused():
+    model = build("mobilebert_md-stages", "ForSequenceClassification")
+    adapted = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=4, init_lora_weights=False))
+    with pytest.raises(ValueError, match="merge_and_unload"):
+        fuse(adapted)
+    with pytest.raises(ValueError, match="merge_and_unload"):
+        fuse(adapted.base_model.model)
+    batch = inputs_for(model, batch_size=2)
+    with torch.no_grad():
+        expected = adapted.eval()(**batch).logits
+        found = fuse(adapted.merge_and_unload())(**batch).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
