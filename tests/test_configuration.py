@@ -14,11 +14,26 @@ from modeling_smbert import SmBertConfig, SmBertModel
 # From the specification's parameter-count study.
 PARAMETERS = {
     "ib_bert/ib-bert-large": 294_205_184,
+    # The embeddings are 128 wider, and so is what the trigram reads of each of three tokens.
+    "ib_bert/ib-bert-large-embedding256": 294_205_184 + 128 * 30522 + 3 * 128 * 512,
     "mobilebert_md/mobilebert-md": 32_728_064,
     "mobilebert_md/mobilebert-md-embedding128": 28_624_640,
     "mobilebert_md/mobilebert-md-reversed": 32_728_064,
     # 8 layers whose value reads 256 features fewer: 8 * 256 * 64 weights less.
     "mobilebert_md/mobilebert-md-value256": 32_728_064 - 8 * 256 * 64,
+    # Counted by hand: embeddings, and two layers of each width (bottlenecks, attention, two FFNs of 512, the way back).
+    "mobilebert_md/mobilebert-md-small": 30522 * 256
+    + (512 + 2 + 3 * 256 + 1 + 2) * 512
+    + 2
+    * sum(
+        2 * (512 + 3) * d
+        + 2 * (d + 1) * d
+        + (512 + 1) * d
+        + (d + 3) * d
+        + 2 * ((d + 1) * 512 + (512 + 3) * d)
+        + (d + 3) * 512
+        for d in (256, 128, 64)
+    ),
     "mobilebert_md/tiny": 15_485_696,
     "mobilebert_md/uniform-128": 24_581_888,
     "smbert/smbert": 38_608_128,

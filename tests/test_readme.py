@@ -98,7 +98,7 @@ def test_figures_are_the_measured_ones(name, monkeypatch):
     [
         "compactbert.adapters.methods",
         "compactbert.compression.vocabulary",
-        "compactbert.convert",
+        "compactbert.convert.encoders",
         "compactbert.data.pretraining",
         "compactbert.presets",
         "compactbert.search",
