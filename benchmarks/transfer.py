@@ -31,6 +31,7 @@ from compactbert.training import (
     ib_teacher,
     transfer_knowledge,
 )
+from compactbert.training.pretraining import narrowed
 from compactbert.training.text import load_language_model
 
 
@@ -127,6 +128,8 @@ def cost(work_dir: Annotated[Path, typer.Option()], rounds: int = 5, steps: int 
 
     def train(trainer):
         trainer.create_optimizer()
+        # What the Trainer's own loop sets.
+        trainer.current_gradient_accumulation_steps = 1
 
         def step(batch):
             student.train()
@@ -138,8 +141,6 @@ def cost(work_dir: Annotated[Path, typer.Option()], rounds: int = 5, steps: int 
 
     def forward(batch):
         # What the transfer asks of the teacher: maps, and scores at the masked positions.
-        from compactbert.training.pretraining import narrowed
-
         labels = batch.pop("labels")
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
         with torch.no_grad(), narrowed(teacher, positions=labels != -100):
