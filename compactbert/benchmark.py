@@ -1,7 +1,6 @@
 """How fast and how large models are, side by side."""
 
 import copy
-import io
 import json
 import os
 import platform
@@ -18,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, BertConfig, DistilBertConfig, MobileBertConfig, PreTrainedConfig, PreTrainedModel
 
 from .convert import from_transformers, load_pretrained
-from .files import write_bytes, write_text
+from .files import write_figure, write_text
 from .inference import fuse
 from .presets import list_presets, load_preset
 from .structure import FAMILIES
@@ -204,7 +203,7 @@ def benchmark(
     if output_dir is not None:
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(folder / "bench.png", _plot(result))
+        write_figure(folder / "bench.png", _plot(result))
         result["files"] = [str(folder / "bench.json"), str(folder / "bench.png")]
         write_text(folder / "bench.json", json.dumps(result, indent=2) + "\n")
     return result
@@ -305,7 +304,7 @@ def benchmark_rows(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tup
     return header, rows
 
 
-def _plot(result: Mapping[str, Any]) -> bytes:
+def _plot(result: Mapping[str, Any]) -> Figure:
     rows, shapes = result["rows"], list(result["rows"][0]["ratio"])
     figure = Figure(figsize=(9, 1.5 + 0.3 * len(rows) * len(shapes)), layout="constrained")
     axes = figure.subplots()
@@ -321,9 +320,7 @@ def _plot(result: Mapping[str, Any]) -> bytes:
     axes.invert_yaxis()
     axes.set_xlabel(f"times as fast as {result['baseline']}")
     axes.legend(title="rows x tokens")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return figure
 
 
 def environment() -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Files that are there in full or not at all."""
 
+import io
 import os
 from pathlib import Path
+from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
@@ -20,4 +22,17 @@ def write_bytes(path: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-__all__ = ["write_bytes", "write_text"]
+def write_figure(path: Path, figure: Any) -> None:
+    """Writes a matplotlib figure as PNG."""
+    image = io.BytesIO()
+    figure.savefig(image, dpi=120, format="png")
+    write_bytes(path, image.getvalue())
+
+
+def check_free(output_dir: Path) -> None:
+    """Raises a `ValueError` if there is something at `output_dir`."""
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise ValueError(f"{str(output_dir)!r} exists: choose another `output_dir`, or remove it.")
+
+
+__all__ = ["check_free", "write_bytes", "write_figure", "write_text"]

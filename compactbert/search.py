@@ -3,7 +3,6 @@ is (MobileBERT, https://huggingface.co/papers/2004.02984, section 4.1, chose its
 
 import dataclasses
 import functools
-import io
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from modeling_mobilebert_md import MobileBertMdConfig, MobileBertMdModel
 
 from .benchmark import Shape, environment, measure_latency
 from .compression import count_macs, count_parameters
-from .files import write_bytes, write_text
+from .files import write_figure, write_text
 
 
 # What the layouts do not decide: the rest of the configuration's fields.
@@ -262,9 +261,7 @@ def write_plot(result: Mapping[str, Any], path: Path) -> None:
     axes.margins(x=0.25, y=0.15)
     budget = " and ".join(f"{value / 1e6:,.1f}M {name}" for name, value in result["budget"].items())
     figure.suptitle(f"Layouts of about {budget} (stages/heads/FFNs)")
-    image = io.BytesIO()
-    figure.savefig(image, dpi=120, format="png")
-    write_bytes(path, image.getvalue())
+    write_figure(path, figure)
 
 
 def _check_choices(budgets: Mapping[str, float], tolerance: float, **choices: Sequence[int]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data import encode_task, length_limit, load_task
+from ..files import check_free
 from .fusion import fuse
 from .onnx import FILES, INPUTS, library
 from .prediction import head_of, load_for_inference
@@ -120,8 +121,7 @@ def export_onnx(
         raise ValueError(f"`int8` must be of {get_args(Int8)}, got {unknown}.")
     if "static" in int8 and not calibration:
         raise ValueError('`int8="static"` needs `calibration`: rows of the kind that the model will see.')
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ValueError(f"{str(output_dir)!r} exists: choose another `output_dir`, or remove it.")
+    check_free(output_dir)
     partial = output_dir.with_name(f"{output_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "onnx").mkdir(parents=True)

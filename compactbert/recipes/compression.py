@@ -12,7 +12,8 @@ from ..benchmark import parse_shape
 from ..convert import resolve_model
 from ..data import TASKS
 from ..evaluation import evaluate
-from ..training.run import PRIVATE, check_free, open_work_dir, work_dir_of
+from ..files import check_free
+from ..training.run import PRIVATE, open_work_dir, work_dir_of
 from .checks import check_data, check_model
 from .recipe import TASK_SETTINGS, Recipe, check_order, epochs_of, first_shrinking, load_recipe
 from .report import build_report, write_card, write_plot

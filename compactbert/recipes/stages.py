@@ -14,9 +14,10 @@ from ..compression.importance import Method
 from ..convert import load_pretrained
 from ..data import data_collator, encode_task, length_limit, load_task
 from ..evaluation import evaluate
+from ..files import check_free
 from ..structure import layer_shapes
 from ..training import distill, finetune, theseus
-from ..training.run import check_free, publish
+from ..training.run import publish
 
 
 def prune_on_task(

@@ -13,9 +13,8 @@ from matplotlib.figure import Figure
 
 from ..convert import load_pretrained, resolve_model
 from ..data import build_corpus
-from ..files import write_text
+from ..files import check_free, write_figure, write_text
 from ..training import ib_teacher, pretrain, transfer_knowledge
-from ..training.run import check_free
 from ..training.text import check_transfer, train_on_corpus
 from .recipe import read_recipe
 
@@ -256,9 +255,7 @@ def write_curves(report: Mapping[str, Any], path: Path) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel("loss, weighted")
     axes.legend()
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=120)
-    partial.replace(path)
+    write_figure(path, figure)
 
 
 __all__ = ["TransferRecipe", "load_transfer_recipe", "transfer", "write_curves"]

@@ -29,7 +29,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..convert import load_checkpoint
 from ..data import Task, data_collator, encode_task, encode_texts, length_limit, load_task, load_texts, score_logits
-from ..files import write_text
+from ..files import check_free, write_text
 
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -272,12 +272,6 @@ def work_dir_of(output_dir: Path) -> Path:
     return output_dir.with_name(f"{output_dir.name}.partial")
 
 
-def check_free(output_dir: Path) -> None:
-    """Raises a `ValueError` if there is something at `output_dir`."""
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ValueError(f"{str(output_dir)!r} exists: choose another `output_dir`, or remove it.")
-
-
 def open_work_dir(work_dir: Path, settings: dict[str, Any], unfinished: bool) -> None:
     """
     Makes the folder of a run, or takes up an unfinished one.
@@ -405,7 +399,6 @@ __all__ = [
     "ResumableTrainer",
     "StepClock",
     "TrainingRun",
-    "check_free",
     "computes_in_bf16",
     "last_complete_checkpoint",
     "open_work_dir",

@@ -19,6 +19,7 @@ from transformers import (
 
 from ..convert import load_pretrained
 from ..data import Corpus, PretrainingCollator
+from ..files import check_free
 from ..presets import list_presets, load_preset
 from .distillation import check_same_tokenizer
 from .ib_teacher import make_ib_bert
@@ -29,7 +30,6 @@ from .run import (
     PRIVATE,
     Precision,
     StepClock,
-    check_free,
     computes_in_bf16,
     last_complete_checkpoint,
     open_work_dir,
