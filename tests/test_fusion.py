@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 from families import ALL_CLASSES, FAMILIES, build, inputs_for
-from transformers import BertConfig, BertModel, DynamicCache
+from transformers import BertConfig, BertModel, DynamicCache, pipeline
 
 from compactbert.inference import fuse
 from compactbert.inference.fusion import _WriteOut
@@ -155,3 +155,70 @@ def test_what_cannot_be_fused():
 
 def test_all_families_are_covered():
     assert {name.split("-")[0] for name in FAMILIES} == {"mobilebert_md", "ib_bert", "smbert"}
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [c for c in ALL_CLASSES if c[0] in ("mobilebert_md-stages", "smbert-uneven")]
+)
+def test_no_work_on_padding_changes_nothing_but_padding(family, name):
+    model = build(family, name)
+    batch = inputs_for(model, batch_size=4)
+    mask = batch["attention_mask"].fill_(1)
+    # Rows of different lengths, two alike, one of them with a gap: the first token is read by the pooler.
+    for row, kept in zip(mask.view(-1, mask.shape[-1]), ([0, 1, 2], [0, 1, 2, 3, 4], [0, 3, 4]), strict=False):
+        row.fill_(0)[kept] = 1
+    plain, unpadded = fuse(model), fuse(model, unpad=True)
+    expected, found = plain(**batch), unpadded(**batch)
+    for key, value in expected.items():
+        if not torch.is_tensor(value):
+            continue
+        tokens = value.dim() >= 2 and value.shape[:2] == mask.shape and name != "ForMultipleChoice"
+        kept = mask.bool() if tokens else ...
+        torch.testing.assert_close(found[key][kept], value[kept], atol=1e-5, rtol=1e-4)
+
+
+def test_padding_costs_no_products(monkeypatch):
+    model = build("mobilebert_md-stages")
+    seen = []
+    fused = fuse(model, unpad=True)
+    forward = type(fused.encoder.layer[0]).forward
+
+    def count(self, rows, *rest):
+        seen.append(len(rows))
+        return forward(self, rows, *rest)
+
+    monkeypatch.setattr(type(fused.encoder.layer[0]), "forward", count)
+    ids = torch.ones(3, 7, dtype=torch.long)
+    mask = torch.zeros(3, 7, dtype=torch.long)
+    for row, length in enumerate((2, 7, 0)):
+        mask[row, :length] = 1
+    states = fused(ids, attention_mask=mask).last_hidden_state
+    assert set(seen) == {9}
+    assert states.shape == (3, 7, 32)
+    assert (states[mask == 0] == 0).all()
+    seen.clear()
+    fused(ids)
+    assert set(seen) == {21}
+
+
+def test_a_mask_that_is_more_than_padding_is_kept():
+    model = build("smbert-uneven")
+    ids = torch.randint(1, 60, (2, 6))
+    mask = torch.ones(2, 1, 6, 6, dtype=torch.bool).tril()
+    states = [fuse(model, unpad=unpad)(ids, attention_mask=mask).last_hidden_state for unpad in (False, True)]
+    torch.testing.assert_close(*states)
+
+
+@pytest.mark.parametrize(("family", "invariant"), [("smbert-uneven", False), ("mobilebert_md-padding_invariant", True)])
+def test_a_pipeline_in_batches_gives_what_texts_give_one_by_one(family, invariant, minilm_tokenizer):
+    model = build(family, "ForSequenceClassification", vocab_size=len(minilm_tokenizer))
+    assert getattr(model.config, "padding_invariant_trigram", False) == invariant
+    texts = ["a", "b c d e f g", "two words", "and a somewhat longer text", "b c d e f g"]
+    for batch_size in (1, 2, 5):
+        classify = pipeline(
+            "text-classification", model=fuse(model, unpad=True), tokenizer=minilm_tokenizer, batch_size=batch_size
+        )
+        for text, row in zip(texts, classify(texts), strict=True):
+            scores = model(**minilm_tokenizer(text, return_tensors="pt")).logits[0].softmax(-1)
+            assert row["label"] == model.config.id2label[int(scores.argmax())]
+            assert row["score"] == pytest.approx(scores.max().item(), abs=1e-5)

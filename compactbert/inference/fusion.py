@@ -28,7 +28,7 @@ POINTWISE = torch.ops.mkldnn._linear_pointwise
 HAS_ONEDNN = torch.backends.mkldnn.is_available()
 
 
-def fuse(model: PreTrainedModel) -> PreTrainedModel:
+def fuse(model: PreTrainedModel, unpad: bool = False) -> PreTrainedModel:
     """
     An inference-only copy of a model with the same call, the same heads and, up to rounding, the same outputs.
 
@@ -39,6 +39,11 @@ def fuse(model: PreTrainedModel) -> PreTrainedModel:
         model ([`~transformers.PreTrainedModel`]):
             A model of one of our families, with any head, in float32 or bfloat16. Not changed. Its feed-forward
             networks may have any activation; ReLU costs nothing.
+        unpad (`bool`, *optional*, defaults to `False`):
+            Do no work on padding: the layers see the tokens of a batch one after another, and those of equally long
+            rows attend together. Outputs at padded places are then zero; all others stay. What the last token of a
+            text sees of the padding after it in MobileBERT's embeddings stays too, unless the configuration's
+            `padding_invariant_trigram` says otherwise. Not under `torch.compile` and `torch.export`.
 
     Raises:
         ValueError: for a model of another family, in another type, or that carries adapters; later, where attention
@@ -71,11 +76,11 @@ def fuse(model: PreTrainedModel) -> PreTrainedModel:
             layers.append(made)
             stream = made.leaves
         layers.append(_WriteOut(stream, dtype))
-        fused.base_model.encoder = _Encoder(layers)
+        fused.base_model.encoder = _Encoder(layers, unpad)
     elif config.model_type == "smbert":
-        fused.base_model.encoder = _Encoder([_BertLayer(layer, dtype) for layer in encoder.layer])
+        fused.base_model.encoder = _Encoder([_BertLayer(layer, dtype) for layer in encoder.layer], unpad)
     elif config.use_bottleneck:
-        fused.base_model.encoder = _Encoder([_BottleneckLayer(layer, config, dtype) for layer in encoder.layer])
+        fused.base_model.encoder = _Encoder([_BottleneckLayer(layer, config, dtype) for layer in encoder.layer], unpad)
     fused.__class__ = type(f"Fused{type(model).__name__}", (_Fused, type(model)), {})
     return fused
 
@@ -98,9 +103,9 @@ class _Encoder(nn.Module):
     """The layers in order. They call each other's `forward` itself: for few rows, what a call of a module costs beside
     that is a tenth of the time."""
 
-    def __init__(self, layers: list[nn.Module]):
+    def __init__(self, layers: list[nn.Module], unpad: bool):
         super().__init__()
-        self.layer = nn.ModuleList(layers)
+        self.layer, self.unpad = nn.ModuleList(layers), unpad
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         for name in REFUSED:
@@ -108,11 +113,42 @@ class _Encoder(nn.Module):
                 raise ValueError(f"A fused model has no `{name}`: ask the model that it was made of.")
         batch_shape = hidden_states.shape[:2]
         rows = hidden_states.flatten(0, 1)  # (batch * seq, hidden)
+        groups, places = [(batch_shape[0], batch_shape[1])], None
+        compiling = torch.compiler.is_compiling()
+        if self.unpad and attention_mask is not None and not compiling:
+            found = _tokens_of(attention_mask)
+            if found is not None:
+                groups, places = found
+                rows, attention_mask = rows[places], None
         # Decided once for all products.
-        packed = rows.device.type == "cpu" and HAS_ONEDNN and not torch.compiler.is_compiling()
+        packed = rows.device.type == "cpu" and HAS_ONEDNN and not compiling
         for layer in self.layer:
-            rows = layer.forward(rows, batch_shape, attention_mask, packed)
+            rows = layer.forward(rows, groups, attention_mask, packed)
+        if places is not None:
+            rows = rows.new_zeros(hidden_states[..., 0].numel(), rows.shape[1]).index_copy(0, places, rows)
         return rows.unflatten(0, batch_shape)
+
+
+def _tokens_of(mask: Tensor) -> tuple[list[tuple[int, int]], Tensor] | None:
+    """
+    What is no padding, by the length of its row.
+
+    Args:
+        mask (`torch.Tensor` of shape `(batch, 1, seq, seq)`): True or 0 where a token is attended to.
+
+    Returns:
+        Groups as `(rows, tokens)`, and where their tokens are in the flattened batch; `None` if nothing is padded, or
+        the mask says more than what is padding.
+    """
+    allowed = mask if mask.dtype == torch.bool else mask == 0
+    keep = allowed[:, 0, 0]  # (batch, seq)
+    if bool(keep.all()) or not bool((allowed == keep[:, None, None]).all()):
+        return None
+    lengths, order = keep.sum(1).sort(stable=True)
+    row, column = keep[order].nonzero(as_tuple=True)
+    sizes, counts = lengths.unique_consecutive(return_counts=True)
+    groups = [(count, size) for size, count in zip(sizes.tolist(), counts.tolist(), strict=True) if size]
+    return groups, order[row] * keep.shape[1] + column
 
 
 class _Linear(nn.Module):
@@ -202,11 +238,22 @@ class _Attention(nn.Module):
         super().__init__()
         self.head_size, self.scaling = attention.head_size, attention.scaling
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, batch_shape: Any, mask: Tensor | None) -> Tensor:
-        shape = (*batch_shape, -1, self.head_size)
-        query, key, value = (rows.view(shape).transpose(1, 2) for rows in (query, key, value))
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, groups: list[tuple[int, int]], mask: Tensor | None
+    ) -> Tensor:
         if mask is not None and mask.dtype != torch.bool:
             mask = mask.to(query.dtype)
+        if len(groups) == 1:
+            return self._attend(query, key, value, groups[0], mask)
+        sizes = [rows * tokens for rows, tokens in groups]
+        parts = zip(query.split(sizes), key.split(sizes), value.split(sizes), groups, strict=True)
+        return torch.cat([self._attend(*part, None) for part in parts])
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, batch_shape: tuple[int, int], mask: Tensor | None
+    ) -> Tensor:
+        shape = (*batch_shape, -1, self.head_size)
+        query, key, value = (rows.view(shape).transpose(1, 2) for rows in (query, key, value))
         output = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scaling)
         return output.transpose(1, 2).reshape(batch_shape[0] * batch_shape[1], -1)  # (batch * seq, heads * head_size)
 
@@ -259,7 +306,7 @@ class _NoNormLayer(nn.Module):
         self.leaves, self.settle = _settle(enters.normed(last.LayerNorm, bias), dtype)
         assert own_width == own.value.out_features
 
-    def forward(self, rows: Tensor, batch_shape: Any, mask: Tensor | None, packed: bool) -> Tensor:
+    def forward(self, rows: Tensor, groups: Any, mask: Tensor | None, packed: bool) -> Tensor:
         projected = self.project.forward(rows, packed)
         states = projected[:, : self.inner_width]
         rest = projected[:, self.inner_width :]
@@ -270,7 +317,7 @@ class _NoNormLayer(nn.Module):
             query, key = self.mix.forward(shared, packed).split(self.width, dim=1)  # type: ignore[union-attr]
         else:
             query, key, value = rest.split(self.width, dim=1)
-        states = self.output.add_to(states, self.attention.forward(query, key, value, batch_shape, mask), packed)
+        states = self.output.add_to(states, self.attention.forward(query, key, value, groups, mask), packed)
         if self.settle_attention is not None:
             states = self.settle_attention(states)
         for network in self.networks:
@@ -308,9 +355,9 @@ class _BertLayer(nn.Module):
         self.output, self.norm = _Linear(*_pair(layer.attention.output.dense), dtype), layer.attention.output.LayerNorm
         self.network = _NormedNetwork(layer, dtype)
 
-    def forward(self, rows: Tensor, batch_shape: Any, mask: Tensor | None, packed: bool) -> Tensor:
+    def forward(self, rows: Tensor, groups: Any, mask: Tensor | None, packed: bool) -> Tensor:
         query, key, value = self.project.forward(rows, packed).chunk(3, dim=1)
-        rows = self.norm(self.output.add_to(rows, self.attention.forward(query, key, value, batch_shape, mask), packed))
+        rows = self.norm(self.output.add_to(rows, self.attention.forward(query, key, value, groups, mask), packed))
         return self.network.forward(rows, packed)
 
 
@@ -359,7 +406,7 @@ class _BottleneckLayer(nn.Module):
         last = layer.output.bottleneck
         self.leave, self.leave_norm = _Linear(*_pair(last.dense), dtype), last.LayerNorm
 
-    def forward(self, rows: Tensor, batch_shape: Any, mask: Tensor | None, packed: bool) -> Tensor:
+    def forward(self, rows: Tensor, groups: Any, mask: Tensor | None, packed: bool) -> Tensor:
         projected = self.project.forward(rows, packed)
         states = self.input_norm(projected[:, : self.inner_width])
         rest = projected[:, self.inner_width :]
@@ -370,9 +417,7 @@ class _BottleneckLayer(nn.Module):
             query, key = self.mix.forward(self.shared_norm(shared), packed).split(self.width, dim=1)  # type: ignore[misc, union-attr]
         else:
             query, key, value = rest.split(self.width, dim=1)
-        states = self.norm(
-            self.output.add_to(states, self.attention.forward(query, key, value, batch_shape, mask), packed)
-        )
+        states = self.norm(self.output.add_to(states, self.attention.forward(query, key, value, groups, mask), packed))
         for network in self.networks:
             states = network.forward(states, packed)
         return self.leave_norm(self.leave.add_to(rows, states, packed))

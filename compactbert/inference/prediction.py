@@ -154,7 +154,7 @@ def load_for_inference(
         loaded, tokenizer = load_pretrained(model, head, trust_remote_code, require_head=True)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     loaded = loaded if accelerator is None else loaded.to(accelerator)
-    return (fuse(loaded) if runtime == "fused" else loaded), tokenizer
+    return (fuse(loaded, unpad=True) if runtime == "fused" else loaded), tokenizer
 
 
 def _load_onnx(folder: Path, runtime: str) -> tuple[OnnxClassifier, PreTrainedTokenizerBase]:
