@@ -18,14 +18,13 @@ import re
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
 import uvicorn
 import yaml
 from hub_failures import Failures
+from hub_storage import File, Files, Refusal, Repository, changed
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -37,84 +36,6 @@ USERS = {"hf_tester": ("tester", ("tester", "lab")), "hf_reader": ("reader", ())
 LFS_SUFFIXES = (".safetensors", ".bin", ".onnx", ".data", ".parquet", ".png")
 LFS_SIZE = 10 * 2**20
 DATE = "2026-01-01T00:00:00.000Z"
-
-
-@dataclass(frozen=True)
-class File:
-    content: bytes
-    lfs: bool = False
-
-    @cached_property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.content).hexdigest()
-
-    @cached_property
-    def oid(self) -> str:
-        """git's name of what git keeps: the content, or a pointer to it."""
-        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.content)}\n"
-        data = pointer.encode() if self.lfs else self.content
-        return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-    def entry(self, path: str) -> dict[str, Any]:
-        size = len(self.content)
-        lfs = {"lfs": {"oid": self.sha256, "sha256": self.sha256, "size": size, "pointerSize": 130}} if self.lfs else {}
-        return {
-            "type": "file",
-            "path": path,
-            "rfilename": path,
-            "oid": self.oid,
-            "blobId": self.oid,
-            "size": size,
-        } | lfs
-
-
-Files = dict[str, File]
-
-
-@dataclass(frozen=True)
-class Commit:
-    files: Files
-    title: str
-    parent: str | None
-
-
-@dataclass
-class Repository:
-    kind: str
-    id: str
-    private: bool
-    sdk: str | None
-    variables: dict[str, str]
-    commits: dict[str, Commit] = field(default_factory=dict)
-    # Each a dict from name to commit.
-    branches: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    pulls: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def path(self) -> str:
-        return self.id if self.kind == "model" else f"{self.kind}s/{self.id}"
-
-    def resolve(self, revision: str) -> str:
-        if revision in self.commits:
-            return revision
-        pulls = {f"refs/pr/{number}": sha for number, sha in self.pulls.items()}
-        names = pulls | self.tags | self.branches | {"HEAD": self.branches["main"]}
-        if revision not in names:
-            raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        return names[revision]
-
-    def commit(self, files: Files, title: str, parent: str | None = None) -> str:
-        listing = sorted((path, file.oid) for path, file in files.items())
-        sha = hashlib.sha1(json.dumps([len(self.commits), parent, title, listing]).encode()).hexdigest()
-        self.commits[sha] = Commit(files, title, parent)
-        return sha
-
-
-class Refusal(Exception):
-    def __init__(self, status: int, message: str, code: str = "Refused", **extra: str):
-        self.status, self.body = status, {"error": message, **extra}
-        self.headers = {"X-Error-Code": code, "X-Error-Message": message}
 
 
 REPOSITORIES: dict[tuple[str, str], Repository] = {}
@@ -221,7 +142,8 @@ def create(call: Call) -> Any:
     if repository.kind == "space" and not repository.sdk:
         raise Refusal(400, "A Space needs its sdk.")
     attributes = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
-    repository.branches["main"] = repository.commit({".gitattributes": File(attributes.encode())}, "initial commit")
+    files = {".gitattributes": File(attributes.encode())}
+    repository.refs["refs/heads/main"] = repository.commit(files, "initial commit")
     REPOSITORIES[repository.kind, repository.id] = repository
     return {"url": url, "name": repository.id, "id": repository.id}
 
@@ -329,10 +251,13 @@ def history(call: Call) -> Any:
 @route("GET", REPOSITORY + "/refs")
 def refs(call: Call) -> Any:
     repository = call.repository()
-    named = {"branches": repository.branches, "tags": repository.tags, "pullRequests": repository.pulls}
+    prefixes = {"branches": "refs/heads/", "tags": "refs/tags/", "pullRequests": "refs/pr/"}
     return {"converts": []} | {
-        kind: [{"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": sha} for name, sha in shas.items()]
-        for kind, shas in named.items()
+        key: [
+            {"name": name, "ref": f"{prefix}{name}", "targetCommit": sha}
+            for name, sha in repository.named(prefix).items()
+        ]
+        for key, prefix in prefixes.items()
     }
 
 
@@ -357,27 +282,27 @@ def lfs_download(call: Call) -> Any:
     return part_of(UPLOADS[call.names["oid"]], call, {"ETag": f'"{call.names["oid"]}"'})
 
 
-@route("POST", REPOSITORY + "/branch/{revision}")
+@route("POST", REPOSITORY + "/branch/{branch}")
 def create_branch(call: Call) -> Any:
-    repository, name = call.own_repository(), call.names["revision"]
-    if name in repository.branches:
-        raise Refusal(409, "Reference already exists")
-    repository.branches[name] = repository.resolve(call.json.get("startingPoint", "main"))
-    return {}
+    return add_ref(call, f"refs/heads/{call.names['branch']}", call.json.get("startingPoint", "main"))
 
 
 @route("POST", REPOSITORY + "/tag/{revision}")
 def create_tag(call: Call) -> Any:
-    repository, name = call.own_repository(), call.json["tag"]
-    if name in repository.tags:
-        raise Refusal(409, "Tag already exists")
-    repository.tags[name] = repository.resolve(call.names["revision"])
+    return add_ref(call, f"refs/tags/{call.json['tag']}", call.names["revision"])
+
+
+def add_ref(call: Call, ref: str, revision: str) -> Any:
+    repository = call.own_repository()
+    if ref in repository.refs:
+        raise Refusal(409, "Reference already exists")
+    repository.refs[ref] = repository.resolve(revision)
     return {}
 
 
-@route("DELETE", REPOSITORY + "/tag/{revision}")
+@route("DELETE", REPOSITORY + "/tag/{tag}")
 def delete_tag(call: Call) -> Any:
-    if call.own_repository().tags.pop(call.names["revision"], None) is None:
+    if call.own_repository().refs.pop(f"refs/tags/{call.names['tag']}", None) is None:
         raise Refusal(404, "No such tag", "RevisionNotFound")
     return {}
 
@@ -423,42 +348,21 @@ def lfs_verify(call: Call) -> Any:
 
 @route("POST", REPOSITORY + "/commit/{revision}")
 def commit(call: Call) -> Any:
-    repository, name = call.own_repository(), call.names["revision"]
+    repository, revision = call.own_repository(), call.names["revision"]
     header, *lines = [json.loads(line)["value"] | json.loads(line) for line in call.body.splitlines()]
-    pull, parent = bool(call.query.get("create_pr")), repository.resolve(name)
-    if pull:
-        name = f"refs/pr/{len(repository.pulls) + 1}"
-        parent = header.get("parentCommit", parent)
+    parent, number = repository.resolve(revision), len(repository.named("refs/pr/")) + 1
+    ref = revision if revision.startswith("refs/") else f"refs/heads/{revision}"
+    if call.query.get("create_pr"):
+        ref, parent = f"refs/pr/{number}", header.get("parentCommit", parent)
+    elif ref not in repository.refs:
+        raise Refusal(400, f"{revision} is not a branch.")
     elif header.get("parentCommit", parent) != parent:
         raise Refusal(412, "A commit has happened since. Please refresh and try again.")
-    new = repository.commit(changed(repository.commits[parent].files, lines), header["summary"], parent)
-    if name.startswith("refs/pr/"):
-        repository.pulls[name.removeprefix("refs/pr/")] = new
-    elif name in repository.branches:
-        repository.branches[name] = new
-    else:
-        raise Refusal(400, f"{name} is not a branch.")
+    new = repository.commit(changed(repository.commits[parent].files, lines, UPLOADS), header["summary"], parent)
+    repository.refs[ref] = new
     url = f"{call.base}{repository.path}"
     answer = {"success": True, "commitOid": new, "commitUrl": f"{url}/commit/{new}", "hookOutput": ""}
-    return answer | ({"pullRequestUrl": f"{url}/discussions/{len(repository.pulls)}"} if pull else {})
-
-
-def changed(files: Files, lines: list[dict[str, Any]]) -> Files:
-    """The files after a commit."""
-    files = dict(files)
-    for line in lines:
-        path = line["path"].rstrip("/")
-        if line["key"] == "file":
-            files[path] = File(base64.b64decode(line["content"]))
-        elif line["key"] == "lfsFile":
-            if line["oid"] not in UPLOADS:
-                raise Refusal(400, f"{path} was never uploaded.")
-            files[path] = File(UPLOADS[line["oid"]], lfs=True)
-        elif line["key"] == "deletedFolder":
-            files = {other: file for other, file in files.items() if not other.startswith(f"{path}/")}
-        elif files.pop(path, None) is None:
-            raise Refusal(404, "A file with this name doesn't exist", "EntryNotFound")
-    return files
+    return answer | ({"pullRequestUrl": f"{url}/discussions/{number}"} if call.query.get("create_pr") else {})
 
 
 def metadata_of(card: str) -> dict[str, Any]:
