@@ -17,9 +17,10 @@ import json
 import re
 import socket
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs, quote, unquote
 
 import uvicorn
 import yaml
@@ -40,7 +41,8 @@ DATE = "2026-01-01T00:00:00.000Z"
 
 REPOSITORIES: dict[tuple[str, str], Repository] = {}
 COLLECTIONS: dict[str, dict[str, Any]] = {}
-UPLOADS: dict[str, bytes] = {}
+# repository -> sha256 -> content
+UPLOADS: dict[str, dict[str, bytes]] = defaultdict(dict)
 
 
 class Call:
@@ -274,12 +276,17 @@ def download(call: Call) -> Any:
     headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.content))}
     # To another name of this machine: clients follow a redirect to the same host, and then miss these headers.
     elsewhere = call.base.replace("127.0.0.1", "localhost")
-    return RedirectResponse(f"{elsewhere}_lfs/{file.sha256}", 302, headers)
+    return RedirectResponse(f"{elsewhere}{lfs_path(call.repository(), file.sha256)}", 302, headers)
 
 
-@route("GET", "/_lfs/{oid}")
+def lfs_path(repository: Repository, oid: str) -> str:
+    return f"_lfs/{quote(repository.path, safe='')}/{oid}"
+
+
+@route("GET", "/_lfs/{repository}/{oid}")
 def lfs_download(call: Call) -> Any:
-    return part_of(UPLOADS[call.names["oid"]], call, {"ETag": f'"{call.names["oid"]}"'})
+    content = UPLOADS[call.names["repository"]][call.names["oid"]]
+    return part_of(content, call, {"ETag": f'"{call.names["oid"]}"'})
 
 
 @route("POST", REPOSITORY + "/branch/{branch}")
@@ -323,27 +330,28 @@ def preupload(call: Call) -> Any:
 
 @route("POST", *(f"{page}.git/info/lfs/objects/batch" for page in PAGES))
 def lfs_batch(call: Call) -> Any:
-    call.repository()
+    repository, objects = call.repository(), []
     call.user()
-    objects = []
     for item in call.json["objects"]:
-        upload = {"href": f"{call.base}_lfs/{item['oid']}", "header": {}}
+        upload = {"href": f"{call.base}{lfs_path(repository, item['oid'])}", "header": {}}
         actions = {"upload": upload, "verify": {"href": f"{upload['href']}/verify", "header": {}}}
-        objects.append(item | ({} if item["oid"] in UPLOADS else {"authenticated": True, "actions": actions}))
+        known = item["oid"] in UPLOADS[repository.path]
+        objects.append(item | ({} if known else {"authenticated": True, "actions": actions}))
     return JSONResponse({"transfer": "basic", "objects": objects}, media_type="application/vnd.git-lfs+json")
 
 
-@route("PUT", "/_lfs/{oid}")
+@route("PUT", "/_lfs/{repository}/{oid}")
 def lfs_upload(call: Call) -> Any:
     if hashlib.sha256(call.body).hexdigest() != call.names["oid"]:
         raise Refusal(400, "The checksum differs.")
-    UPLOADS[call.names["oid"]] = call.body
+    UPLOADS[call.names["repository"]][call.names["oid"]] = call.body
     return Response()
 
 
-@route("POST", "/_lfs/{oid}/verify")
+@route("POST", "/_lfs/{repository}/{oid}/verify")
 def lfs_verify(call: Call) -> Any:
-    return JSONResponse({}, 200 if len(UPLOADS.get(call.json["oid"], b"")) == call.json["size"] else 404)
+    content = UPLOADS[call.names["repository"]].get(call.names["oid"], b"")
+    return JSONResponse({}, 200 if len(content) == call.json["size"] else 404)
 
 
 @route("POST", REPOSITORY + "/commit/{revision}")
@@ -358,7 +366,9 @@ def commit(call: Call) -> Any:
         raise Refusal(400, f"{revision} is not a branch.")
     elif header.get("parentCommit", parent) != parent:
         raise Refusal(412, "A commit has happened since. Please refresh and try again.")
-    new = repository.commit(changed(repository.commits[parent].files, lines, UPLOADS), header["summary"], parent)
+    new = repository.commit(
+        changed(repository.commits[parent].files, lines, UPLOADS[repository.path]), header["summary"], parent
+    )
     repository.refs[ref] = new
     url = f"{call.base}{repository.path}"
     answer = {"success": True, "commitOid": new, "commitUrl": f"{url}/commit/{new}", "hookOutput": ""}

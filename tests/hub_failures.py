@@ -9,7 +9,7 @@ whose method and path match it: `{"match": "PUT /_lfs/", "do": ...}`, where `do`
 * `lose`: do what is asked, and cut the connection before the answer;
 * `call`: another request comes first, of this double, with the method, path, headers and body in `call`.
 
-`GET /_double/log` answers with the requests so far: `call` (method and path), `query`, `status`.
+`GET /_double/failures` answers with what is left of them, their `times` counted down; `GET /_double/log` with the requests so far: `call` (method and path), `query`, `status`.
 """
 
 import json
@@ -32,8 +32,9 @@ class Failures:
         if scope["path"] == "/_double/log":
             await JSONResponse(self.log)(scope, receive, send)
         elif scope["path"] == "/_double/failures":
-            self.failures = json.loads(await _body(receive))
-            await JSONResponse({})(scope, receive, send)
+            if scope["method"] == "POST":
+                self.failures = json.loads(await _body(receive))
+            await JSONResponse(self.failures)(scope, receive, send)
         else:
             await self.answer(scope, receive, send)
 

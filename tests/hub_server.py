@@ -40,9 +40,11 @@ class HubServer:
     def run(self, *command: str | Path, home: str = "mine", **variables: str) -> subprocess.CompletedProcess[str]:
         """A command that talks to the double; variables that are empty are set so."""
         (self.homes / home).mkdir(exist_ok=True)
-        arguments = [str(part) for part in command]
-        environment = self.environment(home, **variables)
-        return subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=120)
+        arguments, environment = [str(part) for part in command], self.environment(home, **variables)
+        process = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
+        for token in filter(None, {TOKEN, environment["HF_TOKEN"]}):
+            assert token not in process.stdout + process.stderr, "a token was printed"
+        return process
 
     def python(self, code: str, *arguments: str | Path, home: str = "mine", **variables: str) -> Any:
         """What code prints in its last line, as JSON, in a process in which our packages can be imported."""
@@ -72,6 +74,11 @@ class HubServer:
         request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {TOKEN}"})
         with urllib.request.urlopen(request) as answer:
             return json.load(answer)
+
+    def text(self, repo_id: str, path: str) -> str:
+        """A text file of a model repository."""
+        with urllib.request.urlopen(f"{self.url}/{repo_id}/resolve/main/{path}") as answer:
+            return answer.read().decode()
 
     def tree(self, repo_id: str, revision: str = "main", kind: str = "models") -> dict[str, str]:
         """The files of a repository: path -> git's name of the content."""
