@@ -3,9 +3,10 @@
     python benchmarks/adapters.py run --data-dir DATA --work-dir WORK [--base smbert] [--task mrpc] [--method lora]
     python benchmarks/adapters.py show
 
-`run` makes what is missing and may be killed and called again. Each method's learning rate is the best of three on one
-task, for each base. MobileBERT-MD has no pretrained weights of its own: `--mobilebert FOLDER` says where some are, and
-otherwise its encoder is random, which a frozen encoder and adapters cannot make up for.
+`run` makes what is missing and may be killed and called again, or twice at a time with different methods or bases. Each
+method has one learning rate, of the size its paper or PEFT's examples use; none was searched. MobileBERT-MD has no
+pretrained weights of its own: `--mobilebert FOLDER` says where some are, and otherwise its encoder is random, which a
+frozen encoder and adapters cannot make up for.
 """
 
 import json
@@ -19,9 +20,9 @@ from results import Results
 from transformers import AutoTokenizer, PreTrainedModel, Trainer, TrainingArguments
 
 import compactbert
-from compactbert.benchmark import environment
 from compactbert.convert import load_pretrained, minilm_path
 from compactbert.presets import load_preset
+from compactbert.provenance import environment
 from compactbert.training.run import ResumableTrainer, TrainingRun, train_on_task
 from modeling_mobilebert_md import MobileBertMdForMaskedLM
 
@@ -29,16 +30,27 @@ from modeling_mobilebert_md import MobileBertMdForMaskedLM
 RESULTS = Results(__file__)
 PRESET = "mobilebert_md/tiny"
 BASES = {"smbert": "MiniLM-L6 as SmBERT", "mobilebert_md": f"MobileBERT-MD, preset {PRESET.split('/')[1]}"}
-TASKS = {"mrpc": {"epochs": 4}, "sst2": {"epochs": 2, "max_train_rows": 10_000, "max_length": 64}}
+TASKS = {"mrpc": {"epochs": 3}, "sst2": {"epochs": 2, "max_train_rows": 10_000, "max_length": 64}}
 FULL, FROZEN = "full fine-tuning", "frozen encoder"
-WEIGHTS, PROMPTS = (3e-4, 1e-3, 3e-3), (3e-3, 1e-2, 3e-2)
+# The order in which they run.
 RATES = {
-    FULL: (5e-5, 1e-4, 3e-4),
-    FROZEN: WEIGHTS,
-    **dict.fromkeys(("lora", "dora", "adalora", "adapter", "houlsby", "ia3", "ln-tuning", "loha", "vera"), WEIGHTS),
-    **dict.fromkeys(("prompt", "p-tuning", "prompt+p-tuning", "prefix"), PROMPTS),
+    FULL: 1e-4,
+    FROZEN: 1e-3,
+    "lora": 1e-3,
+    "adapter": 1e-3,
+    "ia3": 3e-3,
+    "prefix": 1e-2,
+    "prompt": 3e-2,
+    "p-tuning": 1e-2,
+    "ln-tuning": 1e-3,
+    "dora": 1e-3,
+    "houlsby": 1e-3,
+    "prompt+p-tuning": 1e-2,
+    "adalora": 1e-3,
+    "loha": 1e-3,
+    "vera": 3e-3,
 }
-SEARCH_TASK, SEED = "mrpc", 42
+SEED = 42
 app = typer.Typer()
 
 
@@ -46,8 +58,8 @@ def read() -> dict:
     return RESULTS.read() or {"runs": {}}
 
 
-def place(base: str, task: str, method: str, rate: float) -> str:
-    return f"{base}/{task}/{method}/{rate}"
+def place(base: str, task: str, method: str) -> str:
+    return f"{base}/{task}/{method}"
 
 
 def base_folder(base: str, work_dir: Path, mobilebert: Path | None) -> Path:
@@ -81,13 +93,13 @@ def train_frozen(model: Path, task: str, output: Path, **options: Any) -> dict[s
     return train_on_task(model, task, output, build_trainer, {"method": FROZEN}, **options)
 
 
-def run_cell(base: str, task: str, method: str, rate: float, work_dir: Path, **options: Any) -> None:
-    key = place(base, task, method, rate)
+def run_cell(base: str, task: str, method: str, work_dir: Path, **options: Any) -> None:
+    key = place(base, task, method)
     if key in read()["runs"]:
         return
     model = base_folder(base, work_dir, options.pop("mobilebert"))
     output = work_dir / key.replace("/", "-").replace(" ", "-")
-    options = TASKS[task] | {"learning_rate": rate, "seed": SEED} | options
+    options = TASKS[task] | {"learning_rate": RATES[method], "seed": SEED} | options
     if not output.exists():
         if method == FULL:
             compactbert.finetune(model, task, output, **options)
@@ -114,15 +126,6 @@ def run_cell(base: str, task: str, method: str, rate: float, work_dir: Path, **o
     shutil.rmtree(output)
 
 
-def best_rate(base: str, method: str, results: dict) -> float | None:
-    """The learning rate with which a method did best on the search task, if all were tried."""
-    runs = [results["runs"].get(place(base, SEARCH_TASK, method, rate)) for rate in RATES[method]]
-    if not all(runs):
-        return None
-    scores = [run["metrics"]["accuracy"] for run in runs]
-    return RATES[method][scores.index(max(scores))]
-
-
 @app.command()
 def run(
     data_dir: Annotated[Path, typer.Option()],
@@ -136,12 +139,8 @@ def run(
     options = {"data_dir": data_dir, "mobilebert": mobilebert, "max_steps": max_steps}
     for of in base:
         for way in method:
-            for rate in RATES[way]:
-                run_cell(of, SEARCH_TASK, way, rate, work_dir, **options)
             for name in task:
-                best = best_rate(of, way, read())
-                assert best is not None
-                run_cell(of, name, way, best, work_dir, **options)
+                run_cell(of, name, way, work_dir, **options)
     show()
 
 
@@ -152,14 +151,13 @@ def render(results: dict) -> str:
     lines = []
     for base, title in BASES.items():
         rows = []
-        for method in RATES:
-            rate = best_rate(base, method, results)
-            if rate is None:
+        for method, rate in RATES.items():
+            runs = [results["runs"].get(place(base, task, method)) for task in tasks]
+            some = next((run for run in runs if run), None)
+            if some is None:
                 continue
-            runs = [results["runs"].get(place(base, task, method, rate)) for task in tasks]
             scores = ["" if run is None else f"{run['metrics']['accuracy']:.3f}" for run in runs]
             seconds = ["" if run is None else f"{run['seconds_per_epoch']:.0f}" for run in runs]
-            some = next(run for run in runs if run)
             rows.append([method, f"{some['parameters']:,}", f"{some['bytes']:,}", *scores, *seconds, f"{rate:g}"])
         if rows:
             lines += ["", f"{title}:", ""] if lines else [f"{title}:", ""]

@@ -25,9 +25,9 @@ from results import Results, locked
 from scipy.stats import t as student_t
 
 import compactbert
-from compactbert.benchmark import environment
 from compactbert.compression import count_parameters
 from compactbert.convert import load_pretrained
+from compactbert.provenance import environment
 from compactbert.recipes import load_recipe
 from compactbert.recipes.stages import STAGES, TRAINING
 

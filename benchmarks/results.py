@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from compactbert.benchmark import environment
 from compactbert.files import write_text
+from compactbert.provenance import environment
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from transformers import BertConfig, BertModel
 
-from compactbert.benchmark import environment, measure_latency
+from compactbert.benchmark import measure_latency
+from compactbert.provenance import environment
 from modeling_smbert import SmBertConfig, SmBertModel
 
 

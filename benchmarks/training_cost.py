@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 import compactbert
-from compactbert.benchmark import environment
+from compactbert.provenance import environment
 from compactbert.recipes.stages import prune_on_task
 from compactbert.training import distill, finetune, theseus
 

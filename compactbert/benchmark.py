@@ -2,8 +2,6 @@
 
 import copy
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from matplotlib.figure import Figure
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, BertConfig, DistilBertConfig, MobileBertConfig, PreTrainedConfig, PreTrainedModel
@@ -20,6 +17,7 @@ from .convert import from_transformers, load_pretrained
 from .files import write_figure, write_text
 from .inference import fuse
 from .presets import list_presets, load_preset
+from .provenance import environment
 from .structure import FAMILIES
 
 
@@ -323,26 +321,12 @@ def _plot(result: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def environment() -> dict[str, Any]:
-    """What a measured figure depends on beside the code."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
 __all__ = [
     "KNOWN",
     "RUNTIMES",
     "Shape",
     "benchmark",
     "benchmark_rows",
-    "environment",
     "measure_latency",
     "parse_shape",
 ]

@@ -330,6 +330,101 @@ def adapt(
 
 
 @app.command()
+def publish(
+    source: Annotated[Path, typer.Argument(help="A finished folder, of a model, an adapter or a Space.")],
+    repository: Annotated[str, typer.Argument(help="namespace/name on the Hub.")],
+    license: Annotated[str | None, typer.Option(help="Licence of the weights; the default is the base's.")] = None,
+    language: Annotated[list[str] | None, typer.Option(help="Code of a language, such as en; repeatable.")] = None,
+    base_model: Annotated[str | None, typer.Option(help="The base's repository, if the folder names a folder.")] = None,
+    base_revision: Annotated[str | None, typer.Option(help="Its commit that an adapter is pinned to.")] = None,
+    dtype: Annotated[Literal["float32", "float16", "bfloat16"] | None, typer.Option(help="Of stored weights.")] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Size of a file of weights.")] = "5GB",
+    onnx: Annotated[list[str] | None, typer.Option(help="fp32 or int8, beside the weights; repeatable.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Repository that a Space uses; repeatable.")] = None,
+    private: Annotated[bool | None, typer.Option(help="Make a new repository private.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch to commit to.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Tag for the commit.")] = None,
+    pull_request: Annotated[bool, typer.Option(help="Open a pull request in place of committing.")] = False,
+    collection: Annotated[str | None, typer.Option(help="Title or slug of a collection to add it to.")] = None,
+    message: Annotated[str | None, typer.Option(help="First line of the commit's message.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Leave the staged folder here.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Send nothing: show what would be sent.")] = False,
+    json_file: JsonFile = None,
+):
+    """Put a finished folder on the Hub, complete and checked, in one commit. Repeat it after whatever went wrong."""
+    with _friendly_errors("Nothing, or all of it, is there: give the same command again."):
+        from compactbert import hub
+
+        result = hub.publish(
+            source,
+            repository,
+            output_dir=output,
+            license=license,
+            languages=language,
+            base_model=base_model,
+            base_revision=base_revision,
+            dtype=dtype,
+            max_shard_size=max_shard_size,
+            onnx=onnx or (),
+            models=model or (),
+            private=private,
+            revision=revision,
+            tag=tag,
+            create_pr=pull_request,
+            collection=collection,
+            commit_message=message,
+            dry_run=dry_run,
+        )
+    rows = [(file["path"], f"{file['bytes']:,}") for file in result["files"]]
+    rows.append(("in all", f"{sum(file['bytes'] for file in result['files']):,}"))
+    _show(f"{repository} ({result['kind']})", ("file", "bytes"), rows)
+    _say("Nothing was sent." if dry_run else result["pull_request"] or f"{result['url']} at {result['commit']}")
+    _write_json(result, json_file)
+
+
+zoo = typer.Typer(help="The models of this project: list them, read about one, fetch it.", no_args_is_help=True)
+app.add_typer(zoo, name="zoo")
+
+
+@zoo.command("list")
+def zoo_list(json_file: JsonFile = None):
+    """Every checkpoint: what it does, how large, how good and how fast it is."""
+    with _friendly_errors():
+        from compactbert.hub import catalogue_rows, read_catalogue
+
+        entries = read_catalogue()
+    _show("zoo", *catalogue_rows(entries))
+    _write_json({"zoo": entries}, json_file)
+
+
+@zoo.command("show")
+def zoo_show(name: Annotated[str, typer.Argument(help="A name from `zoo list`.")], json_file: JsonFile = None):
+    """All that is known of a checkpoint."""
+    with _friendly_errors():
+        from compactbert.hub import find_entry
+
+        entry = find_entry(name)
+    _show(
+        name, ("", ""), [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in entry.items()]
+    )
+    _write_json(entry, json_file)
+
+
+@zoo.command("pull")
+def zoo_pull(
+    name: Annotated[str, typer.Argument(help="A name from `zoo list`.")],
+    output: Annotated[Path | None, typer.Option(help="Where to put it; the default is the name.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+):
+    """Fetch a checkpoint, from this checkout or from the Hub."""
+    with _friendly_errors("The same command fetches what is missing."):
+        from compactbert.hub import pull
+
+        folder = pull(name, output or Path(name), revision=revision)
+    _say(f"{folder}: its README.md says how to use it.")
+
+
+@app.command()
 def evaluate(
     model: TrainedModel,
     task: TaskName,
@@ -490,7 +585,7 @@ def _show_finetune(report: dict[str, Any], output: Path) -> None:
 
 
 def _show_compression(report: dict[str, Any], output: Path) -> None:
-    from compactbert.recipes.report import summary, table_rows
+    from compactbert.cards import summary, table_rows
 
     _show(f"{report['recipe']['name']} on {report['task']}", *table_rows(report, brief=True))
     _say(f"{output}: {summary(report)} Picture: {output / 'report.png'}")

@@ -16,9 +16,10 @@ from transformers import PreTrainedConfig
 
 from modeling_mobilebert_md import MobileBertMdConfig, MobileBertMdModel
 
-from .benchmark import Shape, environment, measure_latency
+from .benchmark import Shape, measure_latency
 from .compression import count_macs, count_parameters
 from .files import write_figure, write_text
+from .provenance import environment
 
 
 # What the layouts do not decide: the rest of the configuration's fields.

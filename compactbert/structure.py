@@ -13,6 +13,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 QUERY_KEY_VALUE = ("attention.self.query", "attention.self.key", "attention.self.value")
 ATTENTION_OUTPUT = "attention.output.dense"
 ATTENTION_DROPOUT = "attention.self.dropout"
+# Suffixes of the classes that PEFT's task types are for, of which ours are.
+ADAPTER_HEADS = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
 FAMILIES = ("smbert", "mobilebert_md", "ib_bert")
 # The sizes that a layer may have for itself; a family has those that its configuration declares.
 PER_LAYER_FIELDS = (
@@ -81,6 +83,7 @@ def network_prefixes(num_networks: int) -> list[str]:
 
 
 __all__ = [
+    "ADAPTER_HEADS",
     "ATTENTION_DROPOUT",
     "ATTENTION_OUTPUT",
     "FAMILIES",

@@ -5,7 +5,8 @@ import torch
 from families import build
 from transformers import BertConfig, DistilBertConfig
 
-from compactbert.benchmark import benchmark, benchmark_rows, environment, measure_latency, parse_shape
+from compactbert.benchmark import benchmark, benchmark_rows, measure_latency, parse_shape
+from compactbert.provenance import environment
 
 
 @pytest.mark.parametrize("text", ["128", "1x", "x128", "0x128", "1x2x3", "axb", "-1x128", ""])

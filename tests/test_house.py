@@ -14,11 +14,13 @@ HUB_PACKAGES = ("modeling_mobilebert_md", "modeling_smbert")
 # Each part of the toolkit may import the ones before it.
 LAYERS = (
     "files",
+    "provenance",
     "presets",
     "structure",
     "convert",
     "data",
     "compression",
+    "cards",
     "adapters",
     "training",
     "inference",

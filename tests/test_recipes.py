@@ -11,10 +11,10 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 import compactbert
+from compactbert.cards import table_rows
 from compactbert.compression import PruningPlan
 from compactbert.hub import classify_in_clean_process
 from compactbert.recipes import list_recipes, load_recipe
-from compactbert.recipes.report import table_rows
 from compactbert.recipes.stages import prune_on_task
 
 

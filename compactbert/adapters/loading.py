@@ -14,11 +14,11 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..convert import MINILM_ON_HUB, Checkpoint, load_checkpoint
+from ..structure import ADAPTER_HEADS
 
 
 CONFIG, WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "metrics.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
-HEADS = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification"}
 
 
 def adapter_folder(model: str | Path) -> Path:
@@ -57,16 +57,17 @@ def read_adapter(model: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"The adapter {str(model)!r} does not say which model it is for: set `base_model_name_or_path` in its "
             f"{CONFIG}."
         )
-    if config.get("task_type") not in HEADS:
+    if config.get("task_type") not in ADAPTER_HEADS:
         raise ValueError(
-            f"The adapter {str(model)!r} is for the task {config.get('task_type')!r}: expected one of {list(HEADS)}."
+            f"The adapter {str(model)!r} is for the task {config.get('task_type')!r}: expected one of "
+            f"{list(ADAPTER_HEADS)}."
         )
     return config, record.get("base", {})
 
 
 def head_of_adapter(model: str | Path) -> str:
     """The suffix of the `Auto` class of the model that an adapter is for."""
-    return HEADS[read_adapter(model)[0]["task_type"]]
+    return ADAPTER_HEADS[read_adapter(model)[0]["task_type"]]
 
 
 def load_adapter(
@@ -92,7 +93,7 @@ def load_adapter(
     base_name = config["base_model_name_or_path"]
     if recorded.get("name") == "minilm" and base_name == MINILM_ON_HUB:
         base_name = "minilm"
-    if HEADS[config["task_type"]] != head:
+    if ADAPTER_HEADS[config["task_type"]] != head:
         raise ValueError(f"The adapter {str(model)!r} is for the task {config['task_type']}, not for {head}.")
     verbosity = logging.get_verbosity()
     # The head that is missing in the base comes with the adapter.

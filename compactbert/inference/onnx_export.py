@@ -164,7 +164,7 @@ def _trace(fused: PreTrainedModel) -> Any:
     mask = torch.tensor([[1] * 8, [1] * 5 + [0] * 3])
     dynamic = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in INPUTS}
     with _quiet():
-        return torch.onnx.export(
+        program: Any = torch.onnx.export(
             _Logits(fused),
             (ids, mask, torch.zeros_like(ids)),
             dynamo=True,
@@ -174,6 +174,10 @@ def _trace(fused: PreTrainedModel) -> Any:
             opset_version=OPSET,
             verbose=False,
         )
+    # Where every operation was written: paths of this machine.
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()
+    return program
 
 
 @contextlib.contextmanager

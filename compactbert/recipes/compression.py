@@ -9,14 +9,15 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..benchmark import parse_shape
+from ..cards import Publication, render_card
 from ..convert import resolve_model
-from ..data import TASKS
 from ..evaluation import evaluate
 from ..files import check_free
-from ..training.run import PRIVATE, open_work_dir, work_dir_of
+from ..provenance import command_line, public_settings
+from ..training.run import open_work_dir, work_dir_of
 from .checks import check_data, check_model
 from .recipe import TASK_SETTINGS, Recipe, check_order, epochs_of, first_shrinking, load_recipe
-from .report import build_report, write_card, write_plot
+from .report import build_report, write_plot
 from .stages import SHRINKING, STAGES, TRAINING, Stage, StageResult
 
 
@@ -146,14 +147,16 @@ def compress(
     report |= {"recipe": {"name": loaded.name, "description": loaded.description}}
     # A folder on somebody's disk is no repository.
     report["base_model"] = None if Path(model).exists() else str(model)
-    report["settings"] = {name: _published(value) for name, value in settings.items() if name not in PRIVATE}
+    report["settings"] = public_settings(settings)
     report["task"] = report["settings"]["task"]
+    if isinstance(recipe, str | Path):
+        report["command"] = command_line(compress, report["settings"] | {"recipe": Path(recipe).name})
     finished = work_dir / "finished"
     shutil.rmtree(finished, ignore_errors=True)
-    shutil.copytree(results[0][-1].folder, finished, ignore=shutil.ignore_patterns("metrics.json"))
+    shutil.copytree(results[0][-1].folder, finished, ignore=shutil.ignore_patterns("metrics.json", "README.md"))
     (finished / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     write_plot(report, finished / "report.png")
-    write_card(report, finished, output_dir.name)
+    (finished / "README.md").write_text(render_card(finished, Publication(repo_id=output_dir.name)))
     finished.replace(output_dir)
     shutil.rmtree(work_dir)
     return report
@@ -252,16 +255,6 @@ class _Runner:
         if stage.kind != "prune_vocabulary":
             settings["seed"] = self.seed
         return shared | settings | self.budget.of(stage)
-
-
-def _published(value: Any) -> Any:
-    """A setting as it is, but for paths, of which the name alone is published."""
-    if isinstance(value, Mapping):
-        return {name: _published(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_published(item) for item in value]
-    is_path = isinstance(value, str) and value not in TASKS and (Path(value).is_absolute() or Path(value).exists())
-    return Path(value).name if is_path and value else value
 
 
 def _slug(name: str) -> str:

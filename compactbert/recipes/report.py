@@ -1,17 +1,17 @@
-"""What a compression won and lost: a point per stage and per baseline, as data, as a picture and as a card."""
+"""What a compression won and lost: a point per stage and per baseline, as data and as a picture."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
 from matplotlib.figure import Figure
 
-from ..benchmark import Shape, environment, measure_latency
+from ..benchmark import Shape, measure_latency
 from ..compression import count_bytes, count_macs, count_parameters
-from ..convert import MINILM_ON_HUB, load_pretrained
+from ..convert import load_pretrained
 from ..data import Task
+from ..provenance import environment
 from .stages import SHRINKING, StageResult
 
 
@@ -84,6 +84,8 @@ def build_report(
         # None where nothing before the model was made smaller was on this task.
         "teacher": None if teacher is None else stages[teacher]["name"],
         "result": None if teacher is None else _in_relation(stages[-1], stages[teacher], metric),
+        # Of the model that is left, and of what was before it.
+        "training_seconds": sum(r.report.get("seconds_per_step", 0) * r.report.get("steps", 0) for r in results[0]),
         "environment": environment(),
     }
 
@@ -118,57 +120,6 @@ def _in_relation(point: Mapping[str, Any], teacher: Mapping[str, Any], metric: s
             for shape in point["latency"]
         },
     }
-
-
-def table_rows(report: Mapping[str, Any], brief: bool = False) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The report's points as a header and rows of text; `brief`, for a terminal, leaves out all but the first metric,
-    the embedding's parameters, bytes and quartiles."""
-    metrics = list(report["points"][0]["metrics"])[: 1 if brief else None]
-    shapes = list(report["points"][0]["latency"])
-    parts = ("encoder", "total") if brief else ("encoder", "embedding", "total")
-    header = ("model", *metrics, *parts, *(() if brief else ("MB",)), f"GMACs {shapes[-1]}")
-    header += tuple(f"ms {shape}" for shape in shapes)
-    rows = []
-    for point in report["points"]:
-        name = point["name"] if point["kind"] == "stage" else f"baseline: {point['name']}"
-        scores = [_score(point["metrics"][metric]) for metric in metrics]
-        parameters = [f"{point['parameters'][part] / 1e6:.2f}M" for part in parts]
-        size = [] if brief else [f"{point['bytes'] / 1e6:.1f}"]
-        latencies = []
-        for latency in (point["latency"][shape] for shape in shapes):
-            quartiles = "" if brief else f" ({latency['low_ms']:.1f}-{latency['high_ms']:.1f})"
-            latencies.append(f"{latency['median_ms']:.1f}{quartiles}")
-        rows.append((name, *scores, *parameters, *size, f"{point['macs'][shapes[-1]] / 1e9:.2f}", *latencies))
-    return header, rows
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
-
-
-def summary(report: Mapping[str, Any]) -> str:
-    """The finished model in relation to its teacher, in a sentence."""
-    result = report["result"]
-    if result is None:
-        return "No stage before the model was made smaller was on this task, so there is no teacher to compare with."
-    quality = "an unknown share (the teacher learnt nothing)"
-    if result["quality_kept"] is not None:
-        quality = f"{result['quality_kept']:.1%}"
-    speeds = [
-        f"{value:.1f}x as fast at {key.removeprefix('speedup_')}" for key, value in result.items() if "speed" in key
-    ]
-    seeds = report["settings"]["seeds"]
-    return (
-        f"It keeps {quality} of the {report['metric']} of its teacher ({report['teacher']})"
-        f"{'' if seeds == 1 else f', on average over {seeds} seeds'}, with {result['encoder_share']:.1%} of the "
-        f"teacher's encoder and {result['total_share']:.1%} of all its parameters, and is {' and '.join(speeds)}."
-    )
-
-
-def _score(values: Mapping[str, Any]) -> str:
-    spread = "" if values["std"] is None else f" ± {values['std']:.3f}"
-    return f"{values['mean']:.3f}{spread}"
 
 
 def write_plot(report: Mapping[str, Any], path: Path) -> None:
@@ -209,81 +160,4 @@ def write_plot(report: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-CARD = """---
-{{ card_data }}
----
-
-# {{ title }}
-
-A compact BERT for the task `{{ report.task }}`, made with `compactbert` by the recipe `{{ report.recipe.name }}`.
-{{ report.recipe.description }}
-
-{{ summary }}
-
-## Use
-
-```python
-from transformers import AutoModelFor{{ head }}, AutoTokenizer
-
-model = AutoModelFor{{ head }}.from_pretrained("path/or/repository", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("path/or/repository")
-```
-
-The code comes with the weights and needs transformers 5.20 or newer. With `import compactbert` (or `modeling_smbert`,
-`modeling_mobilebert_md`) no remote code runs.
-
-## Measured
-
-{{ table }}
-
-![Quality against latency and size](report.png)
-
-Every figure was measured by the run that made this model, none is taken from a paper. Quality is that on the
-{{ report.rows }} rows of the split `{{ report.split }}`, which also chose the best checkpoint of every stage that
-trains: it is slightly optimistic there{{ seeds }}. Latency is the median (and the quartiles) in milliseconds of a
-forward pass on {{ report.environment.threads }} threads of a processor with
-{{ report.environment.cpu_capability }}, torch {{ report.environment.torch }}, the models taking turns in one process.
-GMACs count matrix products. `report.json` has everything in full.
-
-## How it was made
-
-`compactbert compress` with these stages, in order:
-
-{{ stages }}
-
-Made from `{{ base }}`. The licences of that model and of the data apply; none is claimed here.
-"""
-
-
-def write_card(report: Mapping[str, Any], folder: Path, title: str) -> None:
-    """Writes `README.md`, the model card, into a finished folder."""
-    settings = report["settings"]
-    head = "TokenClassification" if "seqeval_f1" in report["points"][0]["metrics"] else "SequenceClassification"
-    base = MINILM_ON_HUB if report["base_model"] == "minilm" else report["base_model"]
-    metadata = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="token-classification" if head == "TokenClassification" else "text-classification",
-        tags=["compactbert", "compression", "distillation"],
-        base_model=base,
-    )
-    stages = [
-        f"{i}. `{kind}`: " + (", ".join(f"`{k}={v}`" for k, v in fields.items() if k != "name") or "defaults")
-        for i, stage in enumerate(settings["recipe"]["stages"], start=1)
-        for kind, fields in stage.items()
-    ]
-    card = ModelCard.from_template(
-        metadata,
-        template_str=CARD,
-        title=title,
-        report=report,
-        summary=summary(report),
-        head=head,
-        table=markdown_table(*table_rows(report)),
-        seeds="" if settings["seeds"] == 1 else f"; ± is the standard deviation over {settings['seeds']} seeds",
-        stages="\n".join(stages),
-        base=base or settings["model"],
-    )
-    card.save(folder / "README.md")
-
-
-__all__ = ["build_report", "markdown_table", "summary", "table_rows", "write_card", "write_plot"]
+__all__ = ["build_report", "write_plot"]

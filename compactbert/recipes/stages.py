@@ -17,7 +17,7 @@ from ..evaluation import evaluate
 from ..files import check_free
 from ..structure import layer_shapes
 from ..training import distill, finetune, theseus
-from ..training.run import publish
+from ..training.run import save_folder
 
 
 def prune_on_task(
@@ -109,7 +109,7 @@ def prune_on_task(
         "plan": describe(plan),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    publish(pruned, tokenizer, report, Path(output_dir), {"pruning_plan.json": plan.to_json()})
+    save_folder(pruned, tokenizer, report, Path(output_dir), {"pruning_plan.json": plan.to_json()})
     return report
 
 
@@ -164,7 +164,7 @@ def prune_vocabulary_on_task(
         "metrics": scores["metrics"],
         "tokens": {"before": before, "after": len(smaller)},
     }
-    publish(pruned, smaller, report, Path(output_dir))
+    save_folder(pruned, smaller, report, Path(output_dir))
     return report
 
 

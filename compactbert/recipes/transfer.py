@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from huggingface_hub import ModelCard, ModelCardData
 from matplotlib.figure import Figure
 
+from ..cards import render_card
 from ..convert import load_pretrained, resolve_model
 from ..data import build_corpus
 from ..files import check_free, write_figure, write_text
+from ..provenance import command_line, public_settings
 from ..training import ib_teacher, pretrain, transfer_knowledge
 from ..training.text import check_transfer, train_on_corpus
 from .recipe import read_recipe
@@ -23,29 +24,6 @@ DEFAULT_TRANSFER = "mobilebert-md-minilm"
 TEACHERS: dict[str, Callable[..., dict[str, Any]]] = {"ib_teacher": ib_teacher, "pretrain": pretrain}
 # Arguments that are the job's, not the recipe's.
 JOB_ARGUMENTS = {"corpus", "output_dir", "teacher", "seed", "trust_remote_code", "sources", "tokenizer"}
-CARD = """---
-{{ card_data }}
----
-
-# {{ title }}
-
-A small language model, made from text and a teacher by `compactbert transfer` with the recipe `{{ recipe }}`:
-{{ description }}
-
-```python
-from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-model = AutoModelForMaskedLM.from_pretrained("{{ title }}", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("{{ title }}")
-```
-
-## Measured on {{ measured_on }}
-
-{{ table }}
-
-{{ steps }} steps of {{ tokens }} tokens at most, in {{ precision }}, seed {{ seed }}. The curves are in
-`transfer.png`, all settings in `metrics.json`. The licences of the teacher and of the text apply; none is claimed here.
-"""
 
 
 @dataclass(frozen=True)
@@ -166,12 +144,13 @@ def transfer(
         ValueError: if an argument or the recipe is wrong, or text, teacher and student do not fit each other.
         FloatingPointError: if a loss is not finite, see [`~compactbert.training.PretrainingTrainer`].
     """
+    given = {name: value for name, value in locals().items() if value is not None}
     loaded = load_transfer_recipe(recipe)
     output_dir = Path(output_dir).absolute()
     report_file = output_dir / "metrics.json"
     if report_file.is_file() and not (output_dir / "README.md").is_file():
         # Killed between the weights and their card.
-        return _finish(json.loads(report_file.read_text()), loaded, output_dir)
+        return _finish(json.loads(report_file.read_text()), loaded, output_dir, given)
     check_free(output_dir)
     options = dict(loaded.transfer)
     if max_steps is not None:
@@ -181,18 +160,18 @@ def transfer(
     teacher_dir = Path(teacher or output_dir.with_name(f"{output_dir.name}-teacher"))
     corpus_dir = Path(corpus or output_dir.with_name(f"{output_dir.name}-corpus"))
     ((kind, settings),) = loaded.teacher.items()
-    given = teacher_dir.is_dir() and any(teacher_dir.iterdir())
+    has_teacher = teacher_dir.is_dir() and any(teacher_dir.iterdir())
     _check_student(loaded, options)
     if kind == "ib_teacher":
         tokenizer = settings["model"]
-    _, words = load_pretrained(teacher_dir if given else resolve_model(tokenizer), "", trust_remote_code)
+    _, words = load_pretrained(teacher_dir if has_teacher else resolve_model(tokenizer), "", trust_remote_code)
     build_corpus(texts, words, corpus_dir, seed=seed, **loaded.corpus)
-    if not given:
+    if not has_teacher:
         made_of = {"tokenizer": tokenizer} if kind == "pretrain" else {"trust_remote_code": trust_remote_code}
         TEACHERS[kind](corpus=corpus_dir, output_dir=teacher_dir, seed=seed, **made_of, **settings)
     options |= {"seed": seed, "trust_remote_code": trust_remote_code}
     report = transfer_knowledge(loaded.student, teacher_dir, corpus_dir, output_dir, **options)
-    return _finish(report, loaded, output_dir)
+    return _finish(report, loaded, output_dir, given)
 
 
 def _check_student(recipe: TransferRecipe, options: Mapping[str, Any]) -> None:
@@ -212,30 +191,18 @@ def _check_student(recipe: TransferRecipe, options: Mapping[str, Any]) -> None:
         )
 
 
-def _finish(report: dict[str, Any], recipe: TransferRecipe, output_dir: Path) -> dict[str, Any]:
+def _finish(
+    report: dict[str, Any], recipe: TransferRecipe, output_dir: Path, given: Mapping[str, Any]
+) -> dict[str, Any]:
     """Adds the picture and the card; the card is the last file to come."""
     if not PartialState().is_main_process:
         return report
     write_curves(report, output_dir / "transfer.png")
-    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in report["metrics"].items())
-    card = ModelCard.from_template(
-        ModelCardData(
-            library_name="transformers",
-            pipeline_tag="fill-mask",
-            tags=["compactbert", "knowledge-distillation", "mobilebert"],
-        ),
-        template_str=CARD,
-        title=output_dir.name,
-        recipe=recipe.name,
-        description=recipe.description,
-        measured_on=report["measured_on"],
-        table=f"| metric | value |\n|---|---|\n{rows}",
-        steps=report["steps"],
-        tokens=report["tokens_per_step"],
-        precision=report["precision"],
-        seed=report["settings"]["seed"],
-    )
-    write_text(output_dir / "README.md", str(card) + "\n")
+    report |= {"recipe": {"name": recipe.name, "description": recipe.description}}
+    if isinstance(given["recipe"], str | Path):
+        report["command"] = command_line(transfer, public_settings(given))
+    write_text(output_dir / "metrics.json", json.dumps(report, indent=2) + "\n")
+    write_text(output_dir / "README.md", render_card(output_dir))
     return report
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard, ModelCardData
 from peft import PeftConfig, PeftModel, PeftType, PromptLearningConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -20,9 +19,10 @@ from transformers import (
 )
 
 from ..adapters import adapter_config, get_peft_model
-from ..adapters.loading import HEADS, fingerprint
+from ..adapters.loading import fingerprint
 from ..convert import FAMILIES, MINILM_ON_HUB, resolve_model
-from .run import Precision, ResumableTrainer, TrainingRun, publish, train_on_task
+from ..structure import ADAPTER_HEADS
+from .run import Precision, ResumableTrainer, TrainingRun, save_folder, train_on_task
 
 
 TRAINABLE = "trainable.safetensors"
@@ -138,14 +138,14 @@ def adapt(
             "base": base,
         }
         if merge:
-            publish(_merged(adapted, method), tokenizer, report, folder)
+            save_folder(_merged(adapted, method), tokenizer, report, folder)
         else:
             source = AutoConfig.from_pretrained(resolve_model(model), trust_remote_code=trust_remote_code)
             renamed = source.model_type in FAMILIES and FAMILIES[source.model_type].renames
             alone = not renamed and _loads_without_package(adapted)
-            card = _card(adapted, report, folder.name, alone)
+            report["needs_package"] = not alone
             # PEFT would look for a changed vocabulary in the base's configuration, which may be of another family.
-            publish(adapted, tokenizer, report, folder, {"README.md": card}, save_embedding_layers=False)
+            save_folder(adapted, tokenizer, report, folder, save_embedding_layers=False)
 
     return train_on_task(
         model,
@@ -153,6 +153,7 @@ def adapt(
         output_dir,
         build_trainer,
         {"method": method, "options": options, "merge": merge},
+        made_by=adapt,
         save=save,
         data_dir=data_dir,
         epochs=epochs,
@@ -178,7 +179,7 @@ def _adds_tokens(config: PeftConfig) -> bool:
 
 def _adapted(run: TrainingRun, loaded: PreTrainedModel, configs: list[PeftConfig]) -> PeftModel:
     """The model of a run with a new adapter."""
-    task_type = next(name for name, head in HEADS.items() if head == run.task.head)
+    task_type = next(name for name, head in ADAPTER_HEADS.items() if head == run.task.head)
     for config in configs:
         if task_type == "TOKEN_CLS" and _adds_tokens(config):
             raise ValueError("Prompts are tokens without labels, which PEFT does not tell apart: use `prefix` here.")
@@ -234,50 +235,6 @@ class _AllocateRanks(TrainerCallback):
         model.base_model.update_and_allocate(state.global_step)
 
 
-CARD = """---
-{{ card_data }}
----
-
-# {{ title }}
-
-An adapter for the task `{{ task }}`, made with `compactbert adapt --method {{ report.method }}`. It goes with its base,
-`{{ base }}`, whose weights it neither holds nor changes.
-
-## Use
-
-```python
-import compactbert
-
-rows = compactbert.predict("path/or/repository", ["A text."])
-```
-{% if alone %}
-or with PEFT alone:
-
-```python
-from peft import PeftModel
-from transformers import AutoModelFor{{ head }}
-
-base = AutoModelFor{{ head }}.from_pretrained("{{ base }}", {{ labels }}, trust_remote_code=True)
-model = PeftModel.from_pretrained(base, "path/or/repository")
-```
-{% else %}
-PEFT alone does not do: this needs `compactbert`.
-{% endif %}
-## Measured
-
-{{ metrics }} on the {{ rows }} rows of the split `{{ report.split }}`, which also chose the best checkpoint.
-
-| | parameters trained | bytes of weights saved |
-|---|---|---|
-| this adapter | {{ "{:,}".format(report.parameters.trainable) }} | {{ "{:,}".format(report.bytes.adapter) }} |
-| full fine-tuning | {{ "{:,}".format(report.parameters.full) }} | {{ "{:,}".format(report.bytes.full) }} |
-
-`metrics.json` has everything.
-
-The licences of the base and of the data apply; none is claimed here.
-"""
-
-
 def _loads_without_package(adapted: PeftModel) -> bool:
     """Whether PEFT has the method, for such layers."""
     peft_type = adapted.active_peft_config.peft_type
@@ -286,33 +243,6 @@ def _loads_without_package(adapted: PeftModel) -> bool:
     if peft_type == PeftType.PREFIX_TUNING:
         return not getattr(adapted.config, "is_heterogeneous", False)
     return peft_type in list(PeftType)
-
-
-def _card(adapted: PeftModel, report: dict[str, Any], title: str, alone: bool) -> str:
-    config = adapted.active_peft_config
-    base = config.base_model_name_or_path
-    is_folder = Path(base).exists()
-    metadata = ModelCardData(
-        library_name="peft",
-        pipeline_tag="token-classification" if config.task_type == "TOKEN_CLS" else "text-classification",
-        tags=["compactbert", "adapter", report["method"]],
-        base_model=None if is_folder else base,
-    )
-    card = ModelCard.from_template(
-        metadata,
-        template_str=CARD,
-        title=title,
-        report=report,
-        # Of a folder the name only: where it lay is nobody's business.
-        base=Path(base).name if is_folder else base,
-        task=Path(report["task"]).name if Path(report["task"]).exists() else report["task"],
-        head=HEADS[config.task_type].removeprefix("For"),
-        labels=f"num_labels={adapted.config.num_labels}",
-        alone=alone,
-        metrics=", ".join(f"{name} {value:.3f}" for name, value in report["metrics"].items()),
-        rows=f"{report['rows'][report['split']]:,}",
-    )
-    return str(card)
 
 
 __all__ = ["AdapterTrainer", "adapt"]

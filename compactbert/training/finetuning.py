@@ -90,6 +90,7 @@ def finetune(
         output_dir,
         build_trainer,
         {},
+        made_by=finetune,
         data_dir=data_dir,
         epochs=epochs,
         learning_rate=learning_rate,

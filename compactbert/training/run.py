@@ -27,9 +27,11 @@ from transformers import (
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from ..cards import Publication, render_card
 from ..convert import load_checkpoint
 from ..data import Task, data_collator, encode_task, encode_texts, length_limit, load_task, load_texts, score_logits
 from ..files import check_free, write_text
+from ..provenance import command_line, environment, public_settings
 
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -39,9 +41,7 @@ MAX_STEPS_PER_CHECKPOINT = 500
 TRIAL_STEPS, TRIAL_WARMUP = 10, 2
 # Bytes left on a disk that is as good as full.
 FULL_DISK = 64 * 2**20
-# Settings that say where things are on this machine, which is nobody's business where a folder is published.
-PRIVATE = ("data_dir", "output_dir")
-NOT_SETTINGS = ("build_trainer", "save", "stage_settings", "task_options")
+NOT_SETTINGS = ("build_trainer", "made_by", "save", "stage_settings", "task_options")
 
 
 @dataclass
@@ -119,6 +119,7 @@ def train_on_task(
     build_trainer: Callable[[TrainingRun, PreTrainedModel], Trainer],
     stage_settings: dict[str, Any],
     *,
+    made_by: Callable[..., Any] | None = None,
     save: Callable[[Any, PreTrainedTokenizerBase, dict[str, Any], Path], None] | None = None,
     require_head: bool = False,
     texts: str | None = None,
@@ -148,8 +149,11 @@ def train_on_task(
             Trainer's `model` is what is saved.
         stage_settings (`dict`):
             What `build_trainer` depends on, for the report and for recognising an unfinished run.
+        made_by (callable, *optional*):
+            The function of this package that was called, if it has a command of its name: the report names that.
         save (callable, *optional*):
-            What to do with the trained model, its tokenizer, the report and `output_dir`; the default is [`publish`].
+            What to do with the trained model, its tokenizer, the report and `output_dir`; the default is
+            [`save_folder`].
         require_head (`bool`, *optional*, defaults to `False`):
             Refuse a model whose head was not trained.
         texts (`str`, *optional*), text_rows (`int`, *optional*):
@@ -261,9 +265,13 @@ def train_on_task(
         "seconds_per_step": round(clock.seconds_per_step(), 4),
         "seconds_per_epoch": round(clock.seconds_per_step() * steps_per_epoch, 1),
         "precision": precision,
-        "settings": {k: v for k, v in settings.items() if v is not None and k not in PRIVATE},
+        "settings": {name: value for name, value in public_settings(settings).items() if value is not None},
+        "environment": environment(),
     }
-    (save or publish)(trainer.model, tokenizer, report, output_dir)
+    report["task"] = report["settings"]["task"]
+    if made_by is not None:
+        report["command"] = command_line(made_by, report["settings"])
+    (save or save_folder)(trainer.model, tokenizer, report, output_dir)
     return report
 
 
@@ -308,16 +316,17 @@ def last_complete_checkpoint(work_dir: Path) -> str | None:
     return str(max(complete)[1]) if complete else None
 
 
-def publish(
+def save_folder(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     report: dict[str, Any],
     output_dir: Path,
     extra_files: Mapping[str, str] | None = None,
+    card: bool = True,
     **save_arguments: Any,
 ) -> None:
-    """Saves a model or adapter with its tokenizer, its report and further text files; `output_dir` appears when it is
-    complete, and the work folder goes."""
+    """Saves a model or adapter with its tokenizer, its report, its card and further text files; `output_dir` appears
+    when it is complete, and the work folder goes."""
     work_dir = work_dir_of(output_dir)
     finished = work_dir / "finished"
     shutil.rmtree(finished, ignore_errors=True)
@@ -327,6 +336,8 @@ def publish(
     tokenizer.save_pretrained(finished)
     for name, text in {"metrics.json": json.dumps(report, indent=2) + "\n", **(extra_files or {})}.items():
         (finished / name).write_text(text)
+    if card:
+        (finished / "README.md").write_text(render_card(finished, Publication(repo_id=output_dir.name)))
     finished.replace(output_dir)
     shutil.rmtree(work_dir)
 
@@ -394,7 +405,6 @@ class StepClock(TrainerCallback):
 
 __all__ = [
     "MAX_STEPS_PER_CHECKPOINT",
-    "PRIVATE",
     "Precision",
     "ResumableTrainer",
     "StepClock",
@@ -402,7 +412,7 @@ __all__ = [
     "computes_in_bf16",
     "last_complete_checkpoint",
     "open_work_dir",
-    "publish",
+    "save_folder",
     "train_on_task",
     "work_dir_of",
 ]

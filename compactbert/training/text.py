@@ -21,23 +21,24 @@ from ..convert import load_pretrained
 from ..data import Corpus, PretrainingCollator
 from ..files import check_free
 from ..presets import list_presets, load_preset
+from ..provenance import environment, public_settings
 from .distillation import check_same_tokenizer
 from .ib_teacher import make_ib_bert
 from .pretraining import PretrainingConfig, PretrainingTrainer, measure_pretraining
 from .progressive import ProgressiveTransferConfig, ProgressiveTransferTrainer, check_pair, measure_transfer
 from .run import (
     MAX_STEPS_PER_CHECKPOINT,
-    PRIVATE,
     Precision,
     StepClock,
     computes_in_bf16,
     last_complete_checkpoint,
     open_work_dir,
-    publish,
+    save_folder,
     work_dir_of,
 )
 
 
+NOT_SETTINGS = ("model", "tokenizer", "output_dir", "build_trainer", "stage_settings", "measure", "corpus")
 # Held-out samples that a result is measured on.
 MEASURED_SAMPLES = 1024
 # The settings of a transfer beside those of every training.
@@ -285,8 +286,7 @@ def train_on_corpus(
         measure (callable, *optional*):
             Further metrics of the trained model, from held-out samples and a collator.
     """
-    names = ("model", "tokenizer", "output_dir", "build_trainer", "stage_settings", "measure", "corpus")
-    settings = {name: value for name, value in locals().items() if name not in names} | dict(stage_settings)
+    settings = {name: value for name, value in locals().items() if name not in NOT_SETTINGS} | dict(stage_settings)
     output_dir = Path(output_dir)
     for name in ("max_steps", "batch_size", "accumulation", "learning_rate"):
         if settings[name] <= 0:
@@ -357,11 +357,12 @@ def train_on_corpus(
         "seconds_per_step": round(clock.seconds_per_step(), 4),
         "precision": precision,
         "losses": [entry for entry in trainer.state.log_history if "loss" in entry and entry["step"] <= max_steps],
-        "settings": {name: value for name, value in settings.items() if value is not None and name not in PRIVATE},
+        "settings": {name: value for name, value in public_settings(settings).items() if value is not None},
+        "environment": environment(),
     }
     report = json.loads(json.dumps(report, default=str))
     if trainer.is_world_process_zero():
-        publish(trained, tokenizer, report, output_dir)
+        save_folder(trained, tokenizer, report, output_dir, card=False)
     trainer.accelerator.wait_for_everyone()
     return report
 

@@ -1,0 +1,107 @@
+"""The zoo: which checkpoints there are, and where to get them."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+from ..files import check_free
+
+
+# What a row must say. `scores` is by metric; `measured_by` the benchmark's JSON file, or the checkpoint's own report.
+FIELDS = ("repo_id", "architecture", "base", "task", "license", "parameters", "bytes", "scores", "measured_by")
+OPTIONAL = ("teacher_scores", "speedup", "languages", "adapter_of")
+
+
+def read_catalogue() -> list[dict[str, Any]]:
+    """
+    The rows of `configs/catalog.yaml`, each with its `name`.
+
+    Raises:
+        ValueError: if a row lacks a field, or has one that there is not.
+    """
+    text = files("compactbert.configs").joinpath("catalog.yaml").read_text(encoding="utf-8")
+    entries = []
+    for name, row in (yaml.safe_load(text) or {}).items():
+        missing, unknown = sorted(set(FIELDS) - row.keys()), sorted(row.keys() - {*FIELDS, *OPTIONAL})
+        if missing or unknown:
+            raise ValueError(f"The catalogue's row {name!r} lacks {missing} and has unknown {unknown}.")
+        entries.append({"name": name} | row)
+    return entries
+
+
+def find_entry(name: str) -> dict[str, Any]:
+    """
+    A row of the catalogue, by its name or its repository.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    entries = read_catalogue()
+    for entry in entries:
+        if name in (entry["name"], entry["repo_id"]):
+            return entry
+    raise ValueError(f"The zoo has no {name!r}: it has {[entry['name'] for entry in entries]}.")
+
+
+def catalogue_rows(entries: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The catalogue as a header and rows of text."""
+    rows: list[tuple[str, ...]] = []
+    for entry in entries:
+        teacher = entry.get("teacher_scores", {})
+        scores = [
+            f"{name} {value:.3f}" + (f" (teacher {teacher[name]:.3f})" if name in teacher else "")
+            for name, value in entry["scores"].items()
+        ]
+        speed = [f"{value:.1f}x at {shape}" for shape, value in entry.get("speedup", {}).items()]
+        size = f"{entry['parameters'] / 1e6:.1f}M, {entry['bytes'] / 1e6:.0f} MB"
+        row = (entry["name"], entry["architecture"], entry["task"], size, ", ".join(scores), ", ".join(speed))
+        rows.append((*map(str, row), entry["license"]))
+    return ("name", "architecture", "task", "size", "quality", "speed of the teacher's", "licence"), rows
+
+
+def pull(name: str, output_dir: str | Path, *, revision: str | None = None) -> Path:
+    """
+    Fetches a checkpoint of the zoo: from the folder `zoo` of a checkout, if this is one and no revision is asked for,
+    else from the Hub.
+
+    Args:
+        name (`str`): A row of the catalogue, by name or repository.
+        output_dir (`str` or `Path`): Where to put it. Must not exist, or be empty.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+
+    Raises:
+        ValueError: if the zoo has no such checkpoint, `output_dir` is taken, or there is no such revision.
+        ConnectionError: if it is not here and the Hub does not have it, or cannot be reached.
+    """
+    entry, output_dir = find_entry(name), Path(output_dir)
+    check_free(output_dir)
+    local = Path(__file__).parents[2] / "zoo" / entry["name"]
+    partial = output_dir.with_name(f"{output_dir.name}.partial")
+    if revision is None and local.is_dir():
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(local, partial)
+    else:
+        try:
+            # What is there of an earlier try is not fetched again.
+            snapshot_download(entry["repo_id"], revision=revision, local_dir=partial)
+        except RevisionNotFoundError as error:
+            raise ValueError(f"{entry['repo_id']!r} has no revision {revision!r}.") from error
+        except (RepositoryNotFoundError, LocalEntryNotFoundError) as error:
+            raise ConnectionError(
+                f"{entry['repo_id']!r} is not in this checkout, and the Hub does not have it or cannot be reached: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        shutil.rmtree(partial / ".cache", ignore_errors=True)
+    if output_dir.exists():
+        output_dir.rmdir()
+    partial.replace(output_dir)
+    return output_dir
+
+
+__all__ = ["catalogue_rows", "find_entry", "pull", "read_catalogue"]
