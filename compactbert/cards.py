@@ -354,7 +354,7 @@ def _architecture(read: Folder) -> list[tuple[str, str]]:
     config = read.config
     shapes = layer_shapes(config)
     rows = [("class", f"`{(config.architectures or ['Model'])[0]}`"), ("layers", str(len(shapes)))]
-    if hasattr(config, "intra_bottleneck_size"):
+    if config.model_type != "smbert":
         widths = _runs([layer.true_hidden_size for layer in config.per_layer_config])
         rows += [("width of the feature map", str(config.hidden_size)), ("widths of the layers", widths)]
     else:

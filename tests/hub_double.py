@@ -366,10 +366,8 @@ def commit(call: Call) -> Any:
         raise Refusal(400, f"{revision} is not a branch.")
     elif header.get("parentCommit", parent) != parent:
         raise Refusal(412, "A commit has happened since. Please refresh and try again.")
-    new = repository.commit(
-        changed(repository.commits[parent].files, lines, UPLOADS[repository.path]), header["summary"], parent
-    )
-    repository.refs[ref] = new
+    files = changed(repository.commits[parent].files, lines, UPLOADS[repository.path])
+    repository.refs[ref] = new = repository.commit(files, header["summary"], parent)
     url = f"{call.base}{repository.path}"
     answer = {"success": True, "commitOid": new, "commitUrl": f"{url}/commit/{new}", "hookOutput": ""}
     return answer | ({"pullRequestUrl": f"{url}/discussions/{number}"} if call.query.get("create_pr") else {})

@@ -9,7 +9,8 @@ whose method and path match it: `{"match": "PUT /_lfs/", "do": ...}`, where `do`
 * `lose`: do what is asked, and cut the connection before the answer;
 * `call`: another request comes first, of this double, with the method, path, headers and body in `call`.
 
-`GET /_double/failures` answers with what is left of them, their `times` counted down; `GET /_double/log` with the requests so far: `call` (method and path), `query`, `status`.
+`GET /_double/failures` answers with what is left of them, their `times` counted down, and `GET /_double/log` with the
+requests so far: `call` (method and path), `query`, `status`.
 """
 
 import json

@@ -46,6 +46,12 @@ class HubServer:
             assert token not in process.stdout + process.stderr, "a token was printed"
         return process
 
+    def start(self, *command: str | Path, **options: Any) -> subprocess.Popen[str]:
+        """A process that talks to the double, and to this one in lines."""
+        (self.homes / "mine").mkdir(exist_ok=True)
+        options |= {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        return subprocess.Popen([str(part) for part in command], env=self.environment("mine"), **options)
+
     def python(self, code: str, *arguments: str | Path, home: str = "mine", **variables: str) -> Any:
         """What code prints in its last line, as JSON, in a process in which our packages can be imported."""
         return _last_line(self.run(sys.executable, "-P", "-c", code, *arguments, home=home, **variables))
@@ -68,6 +74,10 @@ class HubServer:
         lines.append({"key": "file", "value": {"path": "elsewhere.txt", "content": content, "encoding": "base64"}})
         path, headers = f"/api/{kind}/{repo_id}/commit/main", {"authorization": f"Bearer {TOKEN}"}
         return {"method": "POST", "path": path, "headers": headers, "body": "\n".join(map(json.dumps, lines))}
+
+    def failures_left(self) -> int:
+        """How many of the requests that were to fail have not come."""
+        return sum(failure.get("times", 1) for failure in self.get("/_double/failures"))
 
     def get(self, path: str) -> Any:
         """The JSON at a path of the double, as its owner sees it."""
@@ -111,4 +121,7 @@ def hub_server(homes: Path):
 
 def _last_line(process: subprocess.CompletedProcess[str]) -> Any:
     assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout.splitlines()[-1])
+    try:
+        return json.loads(process.stdout.splitlines()[-1])
+    except ValueError:
+        raise AssertionError(repr(process.stdout)[-3000:])

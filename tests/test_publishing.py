@@ -60,27 +60,68 @@ def sources(tmp_path_factory, tiny_model, minilm_tokenizer):
     return folder
 
 
-PUBLISH_THE_REST = """
-import json, sys
-from compactbert.hub import publish
-sources = sys.argv[1]
-pruned = publish(f"{sources}/pruned", "tester/pruned", license="apache-2.0", max_shard_size="2MB")
-adapter = publish(f"{sources}/adapter", "tester/adapter", license="mit", base_model="tester/reviews")
-space = publish(f"{sources}/space", "tester/space", models=["tester/reviews"])
-print(json.dumps({"pruned": pruned, "adapter": adapter, "space": space}))
+# Calls functions of `compactbert.hub` as they come, one process for all: loading the libraries takes seconds.
+PUBLISHER = """
+import json, os, sys, time
+from typer.testing import CliRunner
+import compactbert.hub
+from compactbert.cli import app
+answers, sys.stdout = sys.stdout, sys.stderr
+# The client waits for seconds before it tries again.
+time.sleep = lambda seconds: None
+for line in sys.stdin:
+    call = json.loads(line)
+    os.environ["HF_TOKEN"] = call["token"]
+    try:
+        if call["function"] == "command":
+            result = CliRunner().invoke(app, call["arguments"])
+            answer = {"code": result.exit_code, "output": result.output}
+        else:
+            answer = getattr(compactbert.hub, call["function"])(*call["arguments"], **call["options"])
+    except (ValueError, PermissionError, ConnectionError) as error:
+        answer = {"error": type(error).__name__, "message": str(error)}
+    print(json.dumps(answer), file=answers, flush=True)
 """
 
 
+class Publisher:
+    """A process in which `compactbert` publishes."""
+
+    def __init__(self, process):
+        self.process = process
+
+    def __call__(self, function, *arguments, token="hf_tester", **options):
+        call = {"function": function, "arguments": [str(argument) for argument in arguments]}
+        self.process.stdin.write(json.dumps(call | {"token": token, "options": options}) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
 @pytest.fixture(scope="module")
-def published(hub, sources, tmp_path_factory):
+def publisher(hub, tmp_path_factory):
+    errors = tmp_path_factory.mktemp("publisher") / "stderr"
+    with errors.open("w") as file, hub.start(sys.executable, "-P", "-c", PUBLISHER, stderr=file) as process:
+        yield Publisher(process)
+        process.stdin.close()
+    assert "hf_tester" not in errors.read_text(), "a token was printed"
+
+
+@pytest.fixture(scope="module")
+def published(hub, publisher, sources, tmp_path_factory):
     """Everything, published: name -> what `publish` returned; and `staged`, the compressed model as it was staged."""
     staged = tmp_path_factory.mktemp("published") / "staged"
     options = ["--license", "mit", "--language", "en", "--tag", "v1", "--collection", "Small models"]
     command = [SCRIPTS / "compactbert", "publish", sources / "compressed", "tester/reviews", *options]
     one = hub.run(*command, "--output", staged)
     assert one.returncode == 0, one.stderr
-    assert "tester/reviews" in one.stdout + one.stderr
-    return hub.python(PUBLISH_THE_REST, sources) | {"staged": staged}
+    assert hub.commits("tester/reviews")[0] in one.stderr
+    options = {"license": "apache-2.0", "max_shard_size": "2MB"}
+    results = {"pruned": publisher("publish", sources / "pruned", "tester/pruned", **options)}
+    options = {"license": "mit", "base_model": "tester/reviews"}
+    results["adapter"] = publisher("publish", sources / "adapter", "tester/adapter", **options)
+    results["space"] = publisher("publish", sources / "space", "tester/space", models=["tester/reviews"])
+    assert not [result for result in results.values() if "error" in result]
+    return results | {"staged": staged}
 
 
 def test_a_repository_holds_what_was_staged_in_one_commit(hub, published):
@@ -190,44 +231,19 @@ def test_the_snippets_of_the_cards_run_as_printed(hub, published):
     assert re.search("pos|neg", printed[2])
 
 
-# Pushes what is staged, as the scenarios of one process say: each a repository, options of `push`, and failures.
-PUSH = """
-import json, sys, urllib.request
-from compactbert.hub import push
-def fail(failures):
-    urllib.request.urlopen(sys.argv[1] + "/_double/failures", json.dumps(failures).encode()).close()
-results = []
-for scenario in json.loads(sys.argv[2]):
-    fail(scenario.get("failures", []))
-    try:
-        results.append(push(scenario["folder"], scenario["repo_id"], **scenario.get("options", {})))
-    except (ValueError, PermissionError, ConnectionError) as error:
-        results.append({"error": type(error).__name__, "message": str(error)})
-fail([])
-print(json.dumps(results))
-"""
-
-
-def push_all(hub, *scenarios, **variables):
-    scenarios = [scenario | {"folder": str(scenario["folder"])} for scenario in scenarios]
-    return hub.python(PUSH, hub.url, json.dumps(scenarios), **variables)
-
-
-def test_a_second_push_changes_what_has_changed(hub, published, tmp_path):
+def test_a_second_push_changes_what_has_changed(hub, publisher, published, tmp_path):
     folder = tmp_path / "staged"
     shutil.copytree(published["staged"], folder)
-    (first,) = push_all(hub, {"folder": folder, "repo_id": "tester/twice"})
+    first = publisher("push", folder, "tester/twice")
     with hub.calls() as calls:
-        (again,) = push_all(hub, {"folder": folder, "repo_id": "tester/twice"})
+        again = publisher("push", folder, "tester/twice")
     assert again["commit"] == first["commit"]
     assert not [call for call in calls if "/commit/" in call["call"] or call["call"].startswith("PUT")]
     before = hub.tree("tester/twice")
     (folder / "report.png").unlink()
-    (folder / "README.md").write_text(
-        (folder / "README.md").read_text().replace("report.png", "nothing.png") + "\nMore.\n"
-    )
+    (folder / "README.md").write_text((folder / "README.md").read_text() + "\nMore.\n")
     with hub.calls() as calls:
-        (second,) = push_all(hub, {"folder": folder, "repo_id": "tester/twice"})
+        second = publisher("push", folder, "tester/twice")
     assert hub.commits("tester/twice")[:2] == [second["commit"], first["commit"]]
     assert not [call for call in calls if call["call"].startswith("PUT")]
     after = hub.tree("tester/twice")
@@ -235,139 +251,119 @@ def test_a_second_push_changes_what_has_changed(hub, published, tmp_path):
     assert set(after) == set(before) - {"report.png"}
 
 
-def test_a_dry_run_sends_nothing(hub, published):
+def test_a_dry_run_sends_nothing(hub, publisher, published, sources):
     staged = published["staged"]
     with hub.calls() as calls:
-        (result,) = push_all(hub, {"folder": staged, "repo_id": "tester/dry", "options": {"dry_run": True}})
+        result = publisher("push", staged, "tester/dry", dry_run=True)
+        command = publisher("command", "publish", sources / "space", "tester/dry", "--dry-run")
     assert calls == []
     files = {path.relative_to(staged).as_posix(): path.stat().st_size for path in staged.rglob("*") if path.is_file()}
     assert {file["path"]: file["bytes"] for file in result["files"]} == files
+    assert command["code"] == 0, command
+    assert "requirements.txt" in command["output"]
 
 
-def test_pull_requests_branches_tags_and_private_repositories(hub, published):
-    staged = published["staged"]
+def test_a_pull_request(hub, publisher, published):
     hub.python("from huggingface_hub import HfApi; HfApi().create_repo('other/theirs'); print(0)", HF_TOKEN="hf_other")
-    results = push_all(
-        hub,
-        {"folder": staged, "repo_id": "other/theirs", "options": {"create_pr": True}},
-        {"folder": staged, "repo_id": "tester/branch", "options": {"revision": "half/done", "tag": "v2"}},
-        {"folder": staged, "repo_id": "tester/private", "options": {"private": True}},
-        {"folder": staged, "repo_id": "tester/nowhere", "options": {"create_pr": True}},
-        {"folder": staged, "repo_id": "other/mine"},
-    )
-    pull, branch, _, nowhere, theirs = results
+    pull = publisher("push", published["staged"], "other/theirs", create_pr=True)
     assert pull["pull_request"] == f"{hub.url}/other/theirs/discussions/1"
-    expected = set(hub.tree("tester/reviews"))
     assert set(hub.tree("other/theirs")) == {".gitattributes"}
-    assert set(hub.tree("other/theirs", "refs/pr/1")) == expected
+    assert hub.tree("other/theirs", "refs/pr/1") == hub.tree("tester/reviews")
+    nowhere = publisher("push", published["staged"], "tester/nowhere", create_pr=True)
+    assert nowhere["error"] == "PermissionError"
+
+
+def test_a_branch_and_a_tag(hub, publisher, published):
+    result = publisher("push", published["staged"], "tester/branch", revision="half/done", tag="v2")
     assert set(hub.tree("tester/branch")) == {".gitattributes"}
-    assert set(hub.tree("tester/branch", "half/done")) == expected
-    assert hub.commits("tester/branch", "v2")[0] == branch["commit"]
+    assert hub.tree("tester/branch", "half/done") == hub.tree("tester/reviews")
+    assert hub.commits("tester/branch", "v2")[0] == hub.commits("tester/branch", "half/done")[0] == result["commit"]
+    taken = publisher("push", published["staged"], "tester/branch", tag="v2")
+    assert taken["error"] == "ValueError"
+    assert "v2" in taken["message"]
+    assert hub.commits("tester/branch", "v2")[0] == result["commit"]
+
+
+def test_a_private_repository(hub, publisher, published):
+    publisher("push", published["staged"], "tester/private", private=True)
     assert hub.get("/api/models/tester/private")["private"]
-    assert not hub.get("/api/models/tester/branch")["private"]
+    assert not hub.get("/api/models/tester/reviews")["private"]
     load = "from huggingface_hub import hf_hub_download; print(len(hf_hub_download('tester/private', 'config.json')))"
     with pytest.raises(AssertionError, match="401"):
         hub.stranger(load, home="spy")
     assert hub.stranger(load, home="owner", HF_TOKEN="hf_tester") > 0
-    for refused in (nowhere, theirs):
-        assert refused["error"] == "PermissionError"
 
 
 COMMIT, UPLOAD = "POST .*/commit/", "PUT /_lfs/"
-# name -> the failures, and what the publisher hears: nothing, or an error and a word that tells what to do.
+AGAIN = ("ConnectionError", "same command again")
+# name -> the failure, and what the publisher hears: nothing, or an error and what to do.
 FAILURES = {
-    "the upload fails twice": ([{"match": UPLOAD, "do": "answer", "status": 500, "times": 2}], None),
-    "the upload is cut": ([{"match": UPLOAD, "do": "cut"}], None),
-    "the upload has to wait": (
-        [{"match": UPLOAD, "do": "answer", "status": 429, "headers": {"Retry-After": "0"}}],
-        None,
-    ),
-    "no upload gets through": ([{"match": UPLOAD, "do": "cut", "times": 9}], ("ConnectionError", "again")),
-    "the commit fails": ([{"match": COMMIT, "do": "answer", "status": 503}], ("ConnectionError", "again")),
-    "the commit is cut": ([{"match": COMMIT, "do": "cut"}], ("ConnectionError", "again")),
-    "the commit is done, its answer lost": ([{"match": COMMIT, "do": "lose"}], ("ConnectionError", "again")),
-    "the commit is too much": ([{"match": COMMIT, "do": "answer", "status": 429}], ("ConnectionError", "wait")),
-    "the repository cannot be made": (
-        [{"match": "POST /api/repos/create", "do": "answer", "status": 502}],
-        ("ConnectionError", "again"),
-    ),
-    "the token expires": ([{"match": COMMIT, "do": "answer", "status": 401}], ("PermissionError", "hf auth login")),
-    "the tag is lost": (
-        [{"match": "POST .*/tag/", "do": "lose"}],
-        ("ConnectionError", "again"),
-    ),
+    "upload-500-twice": ({"match": UPLOAD, "do": "answer", "status": 500, "times": 2}, None),
+    "upload-cut": ({"match": UPLOAD, "do": "cut"}, None),
+    "upload-429": ({"match": UPLOAD, "do": "answer", "status": 429, "headers": {"Retry-After": "1"}}, None),
+    "upload-always-cut": ({"match": UPLOAD, "do": "cut", "times": 12}, AGAIN),
+    "preupload-503": ({"match": "POST .*/preupload/", "do": "answer", "status": 503}, None),
+    "create-502": ({"match": "POST /api/repos/create", "do": "answer", "status": 502}, AGAIN),
+    "commit-500": ({"match": COMMIT, "do": "answer", "status": 500}, AGAIN),
+    "commit-429": ({"match": COMMIT, "do": "answer", "status": 429}, ("ConnectionError", "wait")),
+    "commit-401": ({"match": COMMIT, "do": "answer", "status": 401}, ("PermissionError", "hf auth login")),
+    "commit-cut": ({"match": COMMIT, "do": "cut"}, AGAIN),
+    "commit-lost": ({"match": COMMIT, "do": "lose"}, AGAIN),
+    "tag-lost": ({"match": "POST .*/tag/", "do": "lose"}, AGAIN),
 }
 
 
-@pytest.fixture(scope="module")
-def failed(hub, published):
-    """Every failure, each in a repository of its own, and the same push again without it."""
-    scenarios = []
-    for number, (failures, _) in enumerate(FAILURES.values()):
-        scenario = {"folder": published["staged"], "repo_id": f"tester/failed-{number}", "options": {"tag": "v1"}}
-        scenarios += [scenario | {"failures": failures}, scenario]
-    return push_all(hub, *scenarios)
-
-
 @pytest.mark.parametrize("name", FAILURES)
-def test_after_a_failure_the_same_command_ends_in_the_same_repository(hub, failed, name):
-    number, (_, expected) = list(FAILURES).index(name), FAILURES[name]
-    first, second = failed[2 * number : 2 * number + 2]
+def test_after_a_failure_the_same_call_ends_in_the_same_repository(hub, publisher, published, name):
+    failure, expected = FAILURES[name]
+    push = ("push", published["staged"], f"tester/{name}")
+    hub.fail(failure)
+    first = publisher(*push, tag="v1")
+    assert hub.failures_left() == 0
+    second = publisher(*push, tag="v1")
     if expected is None:
         assert second["commit"] == first["commit"]
     else:
-        assert first["error"] == expected[0]
-        assert expected[1] in first["message"]
-    assert "error" not in second
-    repo_id = f"tester/failed-{number}"
-    assert hub.tree(repo_id) == hub.tree("tester/reviews")
-    assert len(hub.commits(repo_id)) == 2
-    assert hub.commits(repo_id, "v1")[0] == second["commit"]
+        assert (first["error"], expected[1] in first["message"]) == (expected[0], True), first
+    assert hub.tree(f"tester/{name}") == hub.tree("tester/reviews")
+    assert hub.commits(f"tester/{name}")[0] == hub.commits(f"tester/{name}", "v1")[0] == second["commit"]
+    # The Hub's own, and ours: at no time was half of it there.
+    assert len(hub.commits(f"tester/{name}")) == 2
 
 
-def test_what_someone_else_commits_is_not_overwritten_unseen(hub, published):
-    first = {"folder": published["staged"], "repo_id": "tester/shared"}
-    call = hub.commit_of_someone_else("tester/shared")
-    results = push_all(hub, first | {"failures": [{"match": COMMIT, "do": "call", "call": call}]})
-    assert results[0]["error"] == "ConnectionError"
-    assert "Somebody else" in results[0]["message"]
+def test_what_someone_else_commits_is_not_overwritten_unseen(hub, publisher, published):
+    push = ("push", published["staged"], "tester/shared")
+    hub.fail({"match": COMMIT, "do": "call", "call": hub.commit_of_someone_else("tester/shared")})
+    refused = publisher(*push)
+    assert refused["error"] == "ConnectionError"
+    assert "Somebody else" in refused["message"]
     assert set(hub.tree("tester/shared")) == {".gitattributes", "elsewhere.txt"}
-    (again,) = push_all(hub, first)
+    again = publisher(*push)
     assert hub.tree("tester/shared") == hub.tree("tester/reviews")
     assert again["commit"] == hub.commits("tester/shared")[0]
 
 
 @pytest.mark.parametrize("token", ["", "hf_wrong", "hf_reader"])
-def test_tokens_that_will_not_do(hub, published, token):
-    (result,) = push_all(hub, {"folder": published["staged"], "repo_id": "tester/no"}, home="no", HF_TOKEN=token)
+def test_tokens_that_will_not_do(publisher, published, token):
+    result = publisher("push", published["staged"], "tester/no", token=token)
     assert result["error"] == "PermissionError"
     assert "hf auth login" in result["message"]
+    assert not token or token not in result["message"]
+    theirs = publisher("push", published["staged"], "other/no")
+    assert theirs["error"] == "PermissionError"
 
 
-PUBLISH_STAGED = """
-import shutil, sys
-from compactbert.cli import app
-from compactbert.hub import publishing
-def stage(source, output_dir, *arguments, **options):
-    shutil.copytree(source, output_dir)
-    return {"kind": "model", "difference": 0.0}
-publishing.stage = stage
-app(sys.argv[1:])
-"""
-
-
-def test_the_command_line_ends_with_a_line(hub, published):
-    # Staging has been tested; this is about what is said when pushing fails.
-    command = [sys.executable, "-P", "-c", PUBLISH_STAGED, "publish", published["staged"], "tester/command"]
+def test_the_command_line_ends_with_a_line(hub, publisher, published, sources):
+    command = ("command", "publish", sources / "space", "tester/command", "--model", "tester/reviews")
     hub.fail({"match": COMMIT, "do": "cut"})
-    cut = hub.run(*command, "--license", "mit")
-    hub.fail()
-    refused = hub.run(*command, "--license", "mit", HF_TOKEN="hf_wrong")
-    for process in (cut, refused):
-        assert process.returncode == 2, process.stderr
-        assert process.stderr.splitlines()[-1].startswith("Error: The Hub")
-        assert "Traceback" not in process.stderr
-    assert "401" in refused.stderr
+    cut, refused = publisher(*command), publisher(*command, token="hf_wrong")
+    for result in (cut, refused):
+        assert result["code"] == 2
+        assert result["output"].splitlines()[-1].startswith("Error: The Hub")
+        assert "hf_" not in result["output"]
+    assert "401" in refused["output"]
+    assert publisher(*command)["code"] == 0
+    assert hub.tree("tester/command", kind="spaces") == hub.tree("tester/space", kind="spaces")
 
 
 def test_it_is_an_extension_of_the_command_line_of_the_hub(hub, published):

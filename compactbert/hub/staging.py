@@ -36,7 +36,8 @@ import json, sys, torch, transformers
 folder, head, ids, base, labels = sys.argv[1], sys.argv[2], torch.tensor(json.loads(sys.argv[3])), *sys.argv[4:]
 auto_class = getattr(transformers, "AutoModel" + head)
 if base:
-        model = auto_class.from_pretrained(base, num_labels=int(labels), trust_remote_code=True)
+    from peft import PeftModel
+    model = auto_class.from_pretrained(base, num_labels=int(labels), trust_remote_code=True)
     model = PeftModel.from_pretrained(model, folder)
 else:
     model = auto_class.from_pretrained(folder, trust_remote_code=True)
