@@ -265,7 +265,7 @@ def _context(read: Folder, publication: Publication, name: str) -> dict[str, Any
             ({"file": file, "title": title} for file, title in PICTURES.items() if (read.path / file).is_file()), None
         ),
         "speed": _speed(record) if relation else None,
-        "summary": summary(record) if relation else None,
+        "summary": summary(record) if "points" in record else None,
         "machine": _machine(record.get("environment")),
         "task": read.task,
         "longest": read.longest,
@@ -402,10 +402,13 @@ def _making(read: Folder, publication: Publication) -> list[str]:
         on_hub = _dataset(read.task)
         lines.append(f"Data: `{read.task}`" + (f", {_link(on_hub[0], 'datasets/')}." if on_hub else "."))
     if "samples" in record:
-        lines.append(f"Text: {record['samples']['train']:,} samples, of which {record['steps']:,} steps read some.")
+        lines.append(f"Text: {record['samples']['train']:,} samples.")
+        lines.append(f"Training: {record['steps']:,} steps of {record['tokens_per_step']:,} tokens at most.")
     if "seed" in settings:
         seeds = range(settings["seed"], settings["seed"] + settings.get("seeds", 1))
         lines.append(f"Seed{'s' if len(seeds) > 1 else ''}: {', '.join(map(str, seeds))}.")
+    if "precision" in record:
+        lines.append(f"Precision of training: {record['precision']}.")
     seconds = record.get("training_seconds") or record.get("seconds_per_step", 0.0) * record.get("steps", 0)
     if seconds:
         spent = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.1f} minutes"

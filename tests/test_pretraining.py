@@ -375,11 +375,11 @@ def test_the_student_loads_anywhere(whole, place):
 
 def test_the_card_names_what_was_measured_and_no_place(whole, place):
     card = (whole.folder / "README.md").read_text()
-    for text in ("{{", "}}", "None", str(place.folder), "/tmp", str(Path.home())):
+    for text in ("{{ ", " }}", "None", str(place.folder), "/tmp", str(Path.home())):
         assert text not in card
-    for text in ("# whole", "`tiny`", "A recipe for tests.", "fill-mask", "held-out text", "seed 42", "12 steps"):
+    for text in ("# whole", "`tiny`", "A recipe for tests.", "fill-mask", "held-out text", "Seed: 42", "12 steps"):
         assert text in card
-    assert f"| mlm_loss | {whole.report['metrics']['mlm_loss']:.4g} |" in card
+    assert f"| `mlm_loss` | {whole.report['metrics']['mlm_loss']:.4f} |" in card
     # The pieces of code are Python.
     compile(card.split("```python")[1].split("```")[0], "card", "exec")
 

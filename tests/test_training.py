@@ -35,7 +35,13 @@ def test_finetune_evaluate_and_predict(tiny_model, reviews, tmp_path):
     assert report == json.loads((output / "metrics.json").read_text())
     assert not (tmp_path / "out.partial").exists()
     names = {path.name for path in output.iterdir()}
-    assert names == {"config.json", "configuration_smbert.py", "modeling_smbert.py", "model.safetensors"} | {
+    assert names == {
+        "README.md",
+        "config.json",
+        "configuration_smbert.py",
+        "modeling_smbert.py",
+        "model.safetensors",
+    } | {
         "tokenizer.json",
         "tokenizer_config.json",
         "metrics.json",
