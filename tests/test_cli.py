@@ -10,7 +10,19 @@ from typer.testing import CliRunner
 from compactbert.cli import app
 
 
-COMMANDS = ("demo", "compress", "finetune", "adapt", "evaluate", "predict")
+COMMANDS = (
+    "demo",
+    "compress",
+    "transfer",
+    "finetune",
+    "adapt",
+    "evaluate",
+    "predict",
+    "bench",
+    "export",
+    "publish",
+    "zoo",
+)
 
 
 def run(*arguments, **options):

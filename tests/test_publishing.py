@@ -70,6 +70,8 @@ from compactbert.cli import app
 answers, sys.stdout = sys.stdout, sys.stderr
 # The client waits for seconds before it tries again.
 time.sleep = lambda seconds: None
+# A zoo of all that is on the double.
+compactbert.hub.catalogue.find_entry = lambda name: {"name": name, "repo_id": name}
 for line in sys.stdin:
     call = json.loads(line)
     os.environ["HF_TOKEN"] = call["token"]
@@ -79,6 +81,7 @@ for line in sys.stdin:
             answer = {"code": result.exit_code, "output": result.output}
         else:
             answer = getattr(compactbert.hub, call["function"])(*call["arguments"], **call["options"])
+            answer = str(answer) if call["function"] == "pull" else answer
     except (ValueError, PermissionError, ConnectionError) as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     print(json.dumps(answer), file=answers, flush=True)
@@ -232,6 +235,23 @@ def test_the_snippets_of_the_cards_run_as_printed(hub, published):
     printed = hub.python(RUN_SNIPPETS, json.dumps(installed), home="user", HF_TOKEN="")
     assert re.search("pos|neg", printed[0])
     assert re.search("pos|neg", printed[2])
+
+
+def test_a_checkpoint_of_the_zoo_is_fetched(hub, publisher, published, tmp_path):
+    hub.fail({"match": "GET /tester/reviews/resolve", "do": "answer", "status": 404, "skip": 3})
+    assert "error" in publisher("pull", "tester/reviews", tmp_path / "fetched", revision="v1", token="")
+    assert not (tmp_path / "fetched").exists()
+    publisher("pull", "tester/reviews", tmp_path / "fetched", revision="v1", token="")
+    fetched = {path.relative_to(tmp_path / "fetched"): path for path in (tmp_path / "fetched").rglob("*.*")}
+    assert Path("model.safetensors") in fetched
+    for name, path in fetched.items():
+        if path.is_file() and path.name != ".gitattributes":
+            assert path.read_bytes() == (published["staged"] / name).read_bytes()
+    for name, options in (("tester/absent", {}), ("tester/reviews", {"revision": "v9"})):
+        result = publisher("pull", name, tmp_path / "absent", **options)
+        assert result["error"] in ("ValueError", "ConnectionError")
+        assert name in result["message"]
+        assert not (tmp_path / "absent").exists()
 
 
 def test_a_second_push_changes_what_has_changed(hub, publisher, published, tmp_path):

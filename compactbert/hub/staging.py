@@ -37,6 +37,7 @@ folder, head, ids, base, labels = sys.argv[1], sys.argv[2], torch.tensor(json.lo
 auto_class = getattr(transformers, "AutoModel" + head)
 if base:
     from peft import PeftModel
+
     model = auto_class.from_pretrained(base, num_labels=int(labels), trust_remote_code=True)
     model = PeftModel.from_pretrained(model, folder)
 else:
