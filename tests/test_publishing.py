@@ -367,6 +367,21 @@ def test_what_someone_else_commits_is_not_overwritten_unseen(hub, publisher, pub
     assert again["commit"] == hub.commits("tester/shared")[0]
 
 
+@pytest.mark.parametrize("match", ["POST .*/variables", "POST /api/collections$", "POST /api/collections/.*/items"])
+def test_what_comes_after_the_commit_is_made_up_for(hub, publisher, published, sources, match):
+    repo_id = f"tester/after-{len(match)}"
+    publish = ("publish", sources / "space", repo_id)
+    options = {"models": ["tester/reviews"], "collection": repo_id.split("/")[1]}
+    hub.fail({"match": match, "do": "answer", "status": 500})
+    failed = publisher(*publish, **options)
+    assert hub.failures_left() == 0
+    assert (failed["error"], AGAIN[1] in failed["message"]) == ("ConnectionError", True), failed
+    done = publisher(*publish, **options)
+    assert len(hub.commits(repo_id, kind="spaces")) == 2
+    assert hub.get(f"/api/spaces/{repo_id}/variables") == {"MODEL_ID": {"value": "tester/reviews"}}
+    assert [item["id"] for item in hub.get(f"/api/collections/{done['collection']}")["items"]] == [repo_id]
+
+
 @pytest.mark.parametrize("token", ["", "hf_wrong", "hf_reader"])
 def test_tokens_that_will_not_do(publisher, published, token):
     result = publisher("push", published["staged"], "tester/no", token=token)
