@@ -1,6 +1,5 @@
 """The Hub double itself, with the real clients: only what it does can be trusted in `test_publishing.py`."""
 
-import importlib.util
 import json
 import os
 import re
@@ -12,8 +11,7 @@ import pytest
 from families import build
 
 
-if not (importlib.util.find_spec("starlette") and importlib.util.find_spec("uvicorn")):
-    pytest.skip("starlette and uvicorn, of the extra `dev`, are not installed", allow_module_level=True)
+pytest.importorskip("uvicorn", reason="the Hub double needs starlette and uvicorn, of the extra `dev`")
 
 API = """
 import json, sys
