@@ -29,7 +29,7 @@ LAYERS = (
 LAYERS += ("benchmark", "search", "hub", "recipes", "cli")
 SOURCES = [path for package in ("compactbert", *HUB_PACKAGES) for path in sorted((ROOT / package).rglob("*.py"))]
 HUB_FILES = [path for path in SOURCES if path.parent.name in HUB_PACKAGES and path.name != "__init__.py"]
-PYTHON_FILES = [path for path in ROOT.rglob("*.py") if not {".venv", "build", "dist"} & set(path.parts)]
+PYTHON_FILES = [path for path in ROOT.rglob("*.py") if not {".venv", "build", "dist", "zoo"} & set(path.parts)]
 
 
 def imports_of(path: Path) -> list[tuple[int, str]]:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification
 
 import compactbert
-from compactbert.cards import Publication, evaluation_results, render_card
+from compactbert.cards import Folder, Publication, evaluation_results, render_card
 from compactbert.hub import catalogue_rows, check_contents, find_entry, kind_of, pull, read_catalogue, stage
 from compactbert.inference import load_for_inference
 from compactbert.provenance import command_line, public_settings
@@ -337,8 +337,8 @@ def test_the_zoo_is_what_the_catalogue_says(tmp_path):
     for entry in entries:
         folder = ROOT / "zoo" / entry["name"]
         check_contents(folder)
-        stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        assert entry["bytes"] == stored
+        tensors = Folder.read(folder).tensors().values()
+        assert (entry["parameters"], entry["bytes"]) == tuple(sum(sizes) for sizes in zip(*tensors, strict=True))
         assert all(path.stat().st_size <= 25e6 for path in folder.rglob("*"))
         card = render_card(folder, Publication(entry["repo_id"], entry["license"], tuple(entry.get("languages", ()))))
         assert card == (folder / "README.md").read_text()
