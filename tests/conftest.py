@@ -53,3 +53,12 @@ def reviews(tmp_path):
     path = tmp_path / "reviews.csv"
     path.write_text("text,label\n" + "\n".join(rows) + "\n")
     return path
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A Hub double on localhost."""
+    from hub_server import hub_server
+
+    with hub_server(tmp_path_factory.mktemp("homes")) as server:
+        yield server

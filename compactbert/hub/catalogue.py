@@ -11,6 +11,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
 from ..files import check_free
+from .publishing import clear_errors
 
 
 # What a row must say. `scores` is by metric; `measured_by` the benchmark's JSON file, or the checkpoint's own report.
@@ -77,7 +78,8 @@ def pull(name: str, output_dir: str | Path, *, revision: str | None = None) -> P
 
     Raises:
         ValueError: if the zoo has no such checkpoint, `output_dir` is taken, or there is no such revision.
-        ConnectionError: if it is not here and the Hub does not have it, or cannot be reached.
+        PermissionError: if the access token is not valid.
+        ConnectionError: if it is not here and the Hub does not have it, fails or cannot be reached.
     """
     entry, output_dir = find_entry(name), Path(output_dir)
     check_free(output_dir)
@@ -87,16 +89,17 @@ def pull(name: str, output_dir: str | Path, *, revision: str | None = None) -> P
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(local, partial)
     else:
-        try:
-            # What is there of an earlier try is not fetched again.
-            snapshot_download(entry["repo_id"], revision=revision, local_dir=partial)
-        except RevisionNotFoundError as error:
-            raise ValueError(f"{entry['repo_id']!r} has no revision {revision!r}.") from error
-        except (RepositoryNotFoundError, LocalEntryNotFoundError) as error:
-            raise ConnectionError(
-                f"{entry['repo_id']!r} is not in this checkout, and the Hub does not have it or cannot be reached: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
+        with clear_errors(entry["repo_id"]):
+            try:
+                # What is there of an earlier try is not fetched again.
+                snapshot_download(entry["repo_id"], revision=revision, local_dir=partial)
+            except RevisionNotFoundError as error:
+                raise ValueError(f"{entry['repo_id']!r} has no revision {revision!r}.") from error
+            except (RepositoryNotFoundError, LocalEntryNotFoundError) as error:
+                raise ConnectionError(
+                    f"{entry['repo_id']!r} is not in this checkout, and the Hub does not have it or cannot be "
+                    f"reached: {str(error).splitlines()[0]}"
+                ) from error
         shutil.rmtree(partial / ".cache", ignore_errors=True)
     if output_dir.exists():
         output_dir.rmdir()

@@ -50,6 +50,8 @@ def run_without_packages(code: str, *arguments: str) -> str:
         process = subprocess.run(
             [sys.executable, "-P", "-c", _BLOCK_PACKAGES.format(packages=PACKAGES) + code, *arguments],
             env=environment,
+            # Nobody is there to answer whether code may run.
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
         )

@@ -89,9 +89,10 @@ def check_contents(folder: str | Path) -> None:
         if not path.is_file():
             continue
         wanted = path.name in NAMES or path.suffix in SUFFIXES
-        if path.suffix in FORBIDDEN_SUFFIXES or not (wanted or is_space):
+        forbidden = path.suffix in FORBIDDEN_SUFFIXES
+        if forbidden or not (wanted or is_space):
             raise ValueError(
-                f"{name!r} does not belong in a repository ({'pickles run code' if not wanted else 'unknown kind'}): "
+                f"{name!r} does not belong in a repository ({'pickles run code' if forbidden else 'unknown kind'}): "
                 f"remove it from {str(folder)!r}."
             )
         data = path.read_bytes()

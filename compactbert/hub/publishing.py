@@ -84,7 +84,7 @@ def push(
     metadata = front_matter(folder / "README.md")
     api = HfApi()
     of: dict[str, Any] = {"repo_id": repo_id, "repo_type": repo_type}
-    with _clear_errors(repo_id):
+    with clear_errors(repo_id):
         # A pull request goes to somebody's repository; it is there.
         if not create_pr:
             api.create_repo(**of, private=private, exist_ok=True, space_sdk=metadata.get("sdk"))
@@ -160,7 +160,7 @@ def publish(
     if kind_of(source) == "adapter" and base_revision is None and not dry_run:
         base = base_model or Folder.read(source).base
         if base is not None:
-            with _clear_errors(base):
+            with clear_errors(base):
                 base_revision = HfApi().model_info(base).sha
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(output_dir or Path(scratch) / "staged")
@@ -193,7 +193,7 @@ def _tag(api: HfApi, of: dict[str, Any], tag: str, commit: str) -> None:
 
 
 @contextmanager
-def _clear_errors(repo_id: str) -> Iterator[None]:
+def clear_errors(repo_id: str) -> Iterator[None]:
     """What the client raises, as what went wrong and what to do."""
     again = "Nothing, or all of it, is there: give the same command again."
     try:
@@ -233,4 +233,4 @@ def _clear_errors(repo_id: str) -> Iterator[None]:
         raise ConnectionError(f"The Hub could not be reached, or stopped answering ({error}). {again}") from error
 
 
-__all__ = ["publish", "push"]
+__all__ = ["clear_errors", "publish", "push"]
