@@ -352,7 +352,7 @@ def publish(
     json_file: JsonFile = None,
 ):
     """Put a finished folder on the Hub, complete and checked, in one commit. Repeat it after whatever went wrong."""
-    with _friendly_errors("Nothing, or all of it, is there: give the same command again."):
+    with _friendly_errors("The commit is there in full or not at all: give the same command again."):
         from compactbert import hub
 
         result = hub.publish(

@@ -1,5 +1,6 @@
 """From a complete folder to a repository on the Hub, in one commit."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Repo
 from huggingface_hub.utils import RevisionNotFoundError
 
 from ..cards import Folder
+from ..files import check_free
 from .contents import check_contents, front_matter, kind_of, list_contents
 from .staging import stage
 
@@ -91,6 +93,11 @@ def push(
             if revision is not None:
                 api.create_branch(**of, branch=revision, exist_ok=True)
         info: Any = api.repo_info(**of, revision=revision)
+        if tag is not None:
+            _check_tag(api, of, tag, info.sha)
+        # Before the commit, with which the Space is built.
+        if kind == "space" and metadata.get("models") and not create_pr:
+            api.add_space_variable(repo_id, MODEL_ID, metadata["models"][0])
         there = {sibling.rfilename for sibling in info.siblings or []} - {KEPT}
         ours = {file["path"] for file in contents}
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
@@ -107,9 +114,8 @@ def push(
             parent_commit=info.sha,
         )
         if tag is not None:
-            _tag(api, of, tag, commit.oid)
-        if kind == "space" and metadata.get("models"):
-            api.add_space_variable(repo_id, MODEL_ID, metadata["models"][0])
+            _check_tag(api, of, tag, commit.oid)
+            api.create_tag(**of, tag=tag, revision=commit.oid, exist_ok=True)
         slug = None
         if collection is not None:
             slug = collection
@@ -157,13 +163,15 @@ def publish(
     Raises:
         ValueError, PermissionError, ConnectionError: as [`stage`] and [`push`].
     """
+    if output_dir is not None:
+        check_free(Path(output_dir))
     if kind_of(source) == "adapter" and base_revision is None and not dry_run:
         base = base_model or Folder.read(source).base
         if base is not None:
             with clear_errors(base):
                 base_revision = HfApi().model_info(base).sha
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(output_dir or Path(scratch) / "staged")
+        folder = Path(scratch) / "staged"
         staged = stage(
             source,
             folder,
@@ -178,24 +186,25 @@ def publish(
             models=models,
         )
         pushed = push(folder, repo_id, dry_run=dry_run, **push_options)
+        # Now, so that what failed before can be given again.
+        if output_dir is not None:
+            shutil.copytree(folder, output_dir, dirs_exist_ok=True)
     return pushed | {"kind": staged["kind"], "difference": staged["difference"]}
 
 
-def _tag(api: HfApi, of: dict[str, Any], tag: str, commit: str) -> None:
+def _check_tag(api: HfApi, of: dict[str, Any], tag: str, commit: str) -> None:
+    """Raises a `ValueError` if a tag is on another commit."""
     tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(**of).tags}
-    if tag not in tags:
-        api.create_tag(**of, tag=tag, revision=commit)
-    elif tags[tag] != commit:
+    if tags.get(tag, commit) != commit:
         raise ValueError(
-            f"It is published as {commit[:8]}, but the tag {tag!r} is on {tags[tag][:8]} already, and people rely on "
-            f"it: choose another one."
+            f"The tag {tag!r} is on {tags[tag][:8]} already, and people rely on it: choose another one for what is new."
         )
 
 
 @contextmanager
 def clear_errors(repo_id: str) -> Iterator[None]:
     """What the client raises, as what went wrong and what to do."""
-    again = "Nothing, or all of it, is there: give the same command again."
+    again = "The commit is there in full or not at all: give the same command again."
     try:
         yield
     except LocalTokenNotFoundError as error:
