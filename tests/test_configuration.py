@@ -6,9 +6,15 @@ import torch
 from families import FAMILIES, build
 from transformers import AutoModel
 
+from compactbert.compression import count_macs
 from compactbert.presets import list_presets, load_preset
 from modeling_mobilebert_md import IbBertConfig, MobileBertMdConfig, MobileBertMdModel
 from modeling_smbert import SmBertConfig, SmBertModel
+
+
+def network(width):
+    """Parameters of a feed-forward network of 512 and its norm."""
+    return (width + 1) * 512 + (512 + 1) * width + 2 * width
 
 
 # From the specification's parameter-count study.
@@ -17,6 +23,10 @@ PARAMETERS = {
     # The embeddings are 128 wider, and so is what the trigram reads of each of three tokens.
     "ib_bert/ib-bert-large-embedding256": 294_205_184 + 128 * 30522 + 3 * 128 * 512,
     "mobilebert_md/mobilebert-md": 32_728_064,
+    # Eight layers of a width have as many feed-forward networks fewer: each has two matrices, biases and a NoNorm.
+    "mobilebert_md/mobilebert-md-1.9g": 32_728_064 - 8 * (3 * network(256) + 3 * network(128) + 2 * network(64)),
+    "mobilebert_md/mobilebert-md-2.2g": 32_728_064 - 8 * (3 * network(256) + 2 * network(128)),
+    "mobilebert_md/mobilebert-md-2.6g": 32_728_064 - 8 * (2 * network(256) + network(128)),
     "mobilebert_md/mobilebert-md-embedding128": 28_624_640,
     "mobilebert_md/mobilebert-md-reversed": 32_728_064,
     # 8 layers whose value reads 256 features fewer: 8 * 256 * 64 weights less.
@@ -46,6 +56,16 @@ PARAMETERS = {
 
 def test_every_preset_is_counted():
     assert list_presets() == sorted(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", [name for name in PARAMETERS if name.endswith("g")])
+def test_presets_are_named_by_their_work(name):
+    macs = count_macs(load_preset(name), 1, 128)
+    assert f"{macs / 1e9:.1f}g" == name.rpartition("-")[2]
+    # Less than MobileBERT's, with 24 layers in three widths.
+    assert macs < count_macs(load_preset("mobilebert_md/uniform-128"), 1, 128)
+    layers = load_preset(name).per_layer_config
+    assert [layer.true_hidden_size for layer in layers] == [256] * 8 + [128] * 8 + [64] * 8
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
