@@ -25,6 +25,7 @@ METHODS = (
     "lora, dora, adapter, houlsby, prompt, p-tuning, prompt+p-tuning, prefix, ia3, ln-tuning, adalora, "
     "or any of PEFT's by its name."
 )
+FURTHER = "Field of TrainingArguments or of FinetuningConfig, such as lr_scheduler_type=cosine; repeatable."
 CONTINUES = "The same command continues from the last checkpoint."
 Model = Annotated[str, typer.Option(help='A folder, a repository on the Hub, or "minilm".')]
 TrainedModel = Annotated[str, typer.Option("--model", help="A folder or a repository, of a model or an adapter.")]
@@ -243,6 +244,7 @@ def finetune(
     warmup: Annotated[float, typer.Option(help="Share of the steps over which the learning rate rises.")] = 0.1,
     early_stopping: Annotated[int | None, typer.Option(help="Stop after so many evaluations without gain.")] = None,
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Mixed precision.")] = "auto",
+    further: Annotated[list[str] | None, typer.Option("--set", help=FURTHER)] = None,
     max_train_rows: MaxTrainRows = None,
     max_evaluation_rows: MaxEvaluationRows = None,
     seed: Seed = 42,
@@ -269,6 +271,7 @@ def finetune(
             warmup=warmup,
             early_stopping=early_stopping,
             precision=precision,
+            training_arguments=_options("--set", further) if further else None,
             max_train_rows=max_train_rows,
             max_evaluation_rows=max_evaluation_rows,
             seed=seed,
@@ -311,7 +314,7 @@ def adapt(
             task,
             output,
             method=method,
-            options=_options(option or []),
+            options=_options("--option", option or []),
             merge=merge,
             data_dir=data_dir,
             text_columns=text_column,
@@ -574,19 +577,27 @@ def report(
     _write_json(description, json_file)
 
 
-def _options(pairs: list[str]) -> dict[str, Any]:
+def _options(name: str, pairs: list[str]) -> dict[str, Any]:
     """`key=value` as a dict, values as YAML reads them."""
+    import re
+
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Takes `1e-3` for a number, as everyone does but YAML 1.1."""
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )
     options = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise ValueError(f"`--option` must be key=value, got {pair!r}.")
+            raise ValueError(f"`{name}` must be key=value, got {pair!r}.")
         try:
-            options[key] = yaml.safe_load(value)
+            options[key] = yaml.load(value, Loader)
         except yaml.YAMLError as error:
-            raise ValueError(f"`--option {pair}` has no value that can be read: {error}") from error
+            raise ValueError(f"`{name} {pair}` has no value that can be read: {error}") from error
     return options
 
 

@@ -24,6 +24,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -71,6 +72,7 @@ class ResumableTrainer(Trainer):
         self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._steps = 0.0
         super().__init__(*args, **kwargs)
+        self.add_callback(_NothingAfterTheEnd())
 
     def keep_parts(self, parts: Mapping[str, torch.Tensor]) -> None:
         """Keeps the parts of a batch's loss for the log."""
@@ -97,6 +99,16 @@ class ResumableTrainer(Trainer):
         if isinstance(sampler, LengthGroupedSampler):
             return _SeededLengthGroupedSampler(sampler.batch_size, lengths=sampler.lengths, seed=self.args.seed)
         return sampler
+
+
+class _NothingAfterTheEnd(TrainerCallback):
+    """A run that continues from its last step makes one more (seen in transformers 5.23), which must change nothing,
+    also where the schedule does not end at 0."""
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        if state.global_step >= args.max_steps > 0:
+            for group in optimizer.param_groups:
+                group["lr"] = 0.0
 
 
 class _SeededLengthGroupedSampler(LengthGroupedSampler):
@@ -134,6 +146,7 @@ def train_on_task(
     warmup: float = 0.1,
     early_stopping: int | None = None,
     precision: Precision = "auto",
+    training_arguments: Mapping[str, Any] | None = None,
     seed: int = 42,
     trust_remote_code: bool = False,
     **task_options: Any,
@@ -159,6 +172,8 @@ def train_on_task(
     settings |= stage_settings | task_options
     settings = json.loads(json.dumps(settings, default=str))
     output_dir = Path(output_dir)
+    further = dict(training_arguments or {})
+    accumulated = further.get("gradient_accumulation_steps", 1)
     _check_ranges(epochs, learning_rate, batch_size, max_steps, max_minutes, early_stopping, precision)
     check_free(output_dir)
     loaded_task = load_task(task, data_dir, **task_options)
@@ -179,7 +194,7 @@ def train_on_task(
 
     if precision == "auto":
         precision = "bf16" if computes_in_bf16() else "fp32"
-    steps_per_epoch = -(-len(train) // batch_size)
+    steps_per_epoch = -(-len(train) // (batch_size * accumulated))
     nominal_steps = max(1, round(epochs * steps_per_epoch))
     checkpoint_steps = min(steps_per_epoch, MAX_STEPS_PER_CHECKPOINT)
     work_dir = work_dir_of(output_dir)
@@ -215,6 +230,7 @@ def train_on_task(
             "use_cpu": not torch.accelerator.is_available(),
             "bf16": precision == "bf16",
             "fp16": precision == "fp16",
+            **further,
         },
         trainer_arguments={
             "train_dataset": train,
@@ -237,6 +253,10 @@ def train_on_task(
         write_text(budget, json.dumps(run.arguments["max_steps"]))
     clock = StepClock()
     trainer.add_callback(clock)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback):
+            # It writes down where everything is, which does not belong into the finished folder.
+            callback.logging_dir = str(output_dir.with_name(f"{output_dir.name}-runs"))
     if early_stopping is not None:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=early_stopping))
     try:
@@ -255,7 +275,7 @@ def train_on_task(
         "metrics": {name: scores[f"eval_{name}"] for name in loaded_task.metrics},
         "rows": {"train": len(train), loaded_task.evaluation_split: len(evaluation)},
         "truncated": {"train": train_truncated, loaded_task.evaluation_split: evaluation_truncated},
-        # A run that continues from its last step makes one more, at learning rate 0.
+        # A run that continues from its last step makes one more, which changes nothing.
         "steps": min(trainer.state.global_step, run.arguments["max_steps"]),
         "best_step": trainer.state.best_global_step,
         "seconds_per_step": round(clock.seconds_per_step(), 4),
@@ -357,6 +377,10 @@ def _steps_within(
     with tempfile.TemporaryDirectory() as scratch:
         arguments = run.arguments | {"output_dir": scratch, "max_steps": TRIAL_STEPS, "load_best_model_at_end": False}
         arguments |= dict.fromkeys(("eval_strategy", "save_strategy", "logging_strategy"), "no")
+        arguments["report_to"] = "none"
+        # A schedule that watches evaluations needs some; the time of a step does not depend on it.
+        for name in ("lr_scheduler_type", "lr_scheduler_kwargs", "torch_scheduler"):
+            arguments.pop(name, None)
         trial = build_trainer(replace(run, arguments=arguments), copy.deepcopy(run.model))
         clock = StepClock()
         trial.add_callback(clock)
