@@ -340,6 +340,57 @@ def adapt(
 
 
 @app.command()
+def embed(
+    model: Model,
+    task: Annotated[str, typer.Option(help="Training texts: a file, a folder or the name of a dataset.")],
+    output: Annotated[Path, typer.Option(help="Where to write the model; must not exist.")],
+    method: Annotated[
+        Literal["simcse", "pairs", "margin"],
+        typer.Option(help="Texts by themselves, pairs that mean the same, or pairs with classes."),
+    ] = "simcse",
+    positive: Annotated[str | None, typer.Option(help="The class of pairs that mean the same; the last one.")] = None,
+    data_dir: DataDir = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    max_rows: MaxTrainRows = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the rows.")] = 1.0,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-5,
+    batch_size: Annotated[int, typer.Option(help="Rows per step.")] = 64,
+    max_length: MaxLength = 64,
+    temperature: Annotated[float, typer.Option(help="Of NT-Xent.")] = 0.05,
+    margin: Annotated[float, typer.Option(help="Cosine distance that is far enough.")] = 0.5,
+    seed: Seed = 42,
+    trust_remote_code: TrustRemoteCode = False,
+    json_file: JsonFile = None,
+):
+    """Train sentence embeddings by contrast, for sentence-transformers. Continues a run that was killed."""
+    with _friendly_errors(CONTINUES):
+        from compactbert.training.embeddings import train_embeddings
+
+        report = train_embeddings(
+            model,
+            task,
+            output,
+            method=method,
+            positive=positive,
+            data_dir=data_dir,
+            text_columns=text_column,
+            label_column=label_column,
+            max_rows=max_rows,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_length=max_length,
+            temperature=temperature,
+            margin=margin,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+        )
+    _show(str(output), ("", ""), [(name, report[name]) for name in ("method", "rows", "steps")])
+    _write_json(report, json_file)
+
+
+@app.command()
 def evaluate(
     model: TrainedModel,
     task: TaskName,
