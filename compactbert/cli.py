@@ -429,6 +429,48 @@ def evaluate(
 
 
 @app.command()
+def inspect(
+    model: Model,
+    output: Annotated[Path, typer.Option(help="Folder for the pictures; must not exist.")],
+    text: Annotated[str | None, typer.Option(help="Draw what its tokens attend to.")] = None,
+    task: Annotated[str | None, typer.Option(help="Draw embeddings and attention of a task's texts.")] = None,
+    rows: Annotated[int, typer.Option(help="So many of them.")] = 500,
+    layer: Annotated[int | None, typer.Option(help="Draw the heads of this layer, from 0; or all layers.")] = None,
+    projection: Annotated[Literal["pca", "tsne"], typer.Option(help="Of embeddings to two dimensions.")] = "pca",
+    max_length: MaxLength = 64,
+    data_dir: DataDir = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    seed: Seed = 42,
+    trust_remote_code: TrustRemoteCode = False,
+    json_file: JsonFile = None,
+):
+    """Draw a model from the inside: attention, embeddings, the curves of its training."""
+    with _friendly_errors():
+        from compactbert.inspection import inspect as inspect_model
+
+        result = inspect_model(
+            model,
+            output,
+            text=text,
+            task=task,
+            rows=rows,
+            layer=layer,
+            projection=projection,
+            max_length=max_length,
+            data_dir=data_dir,
+            text_columns=text_column,
+            label_column=label_column,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+        )
+    layers = [(i, *(f"{value:.4f}" for value in layer.values())) for i, layer in enumerate(result["attention"])]
+    _show("attention", ("layer", "mean", "variance", "entropy"), layers)
+    _say(f"{output}: {', '.join(result['files'])}")
+    _write_json(result, json_file)
+
+
+@app.command()
 def predict(
     model: TrainedModel,
     source: Annotated[str, typer.Argument(help='A csv/jsonl/parquet file, a file of lines, or "-" for stdin.')] = "-",

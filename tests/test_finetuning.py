@@ -357,9 +357,31 @@ def test_r_drop_with_accumulation_is_that_of_a_large_batch(tmp_path):
     assert difference(large, small) < 1e-6
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("structured", [False, True])
+def test_zeros_are_the_smallest_weights_and_stay_zero(tmp_path, family, structured):
+    before, after, trainer = trained(tmp_path, family=family, sparsity=0.5, structured_sparsity=structured)
+    dense = build(family, "ForSequenceClassification").state_dict()
+    matrices = {f"{name}.weight" for name, module in trainer.model.named_modules() if isinstance(module, nn.Linear)}
+    matrices = {name for name in matrices if ".layer." in name}
+    for name, weight in after.items():
+        zeros = weight == 0
+        if name not in matrices:
+            assert not zeros.any(), name
+            continue
+        assert torch.equal(zeros, before[name] == 0)
+        norms = dense[name].norm(dim=1) if structured else dense[name].abs()
+        gone = zeros.all(dim=1) if structured else zeros
+        assert gone.float().mean() == pytest.approx(0.5, abs=0.51 / len(gone))
+        assert zeros.float().mean() == gone.float().mean()
+        assert norms[gone].max() <= norms[~gone].min()
+    assert moved(before, after) == set(before)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"sparsity": 1.0}, "`sparsity` must be at least 0 and below 1"),
         ({"optimizer": "sgd"}, "`optimizer` must be one of"),
         ({"adversarial": "pgd"}, "`adversarial` must be one of"),
         ({"layer_decay": 0}, "`layer_decay` must be positive"),

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.integrations import is_tensorboard_available
 from transformers.optimization import get_scheduler
 
+from ..compression import zero_weights
 from ..data import IGNORED_LABEL
 from ..structure import layers_of
 from .adversarial import Method, adversarial_step
@@ -77,6 +78,11 @@ class FinetuningConfig(TrainingArguments):
             Length of FreeLB's steps; the default is half of `adversarial_epsilon`.
         r_drop (`float`, *optional*, defaults to 0.0):
             Weight of the divergence between two passes that differ in dropout; a pass more for every batch.
+        sparsity (`float`, *optional*, defaults to 0.0):
+            Share of every matrix of the layers that is zero from the start and stays so; see
+            [`~compactbert.compression.zero_weights`].
+        structured_sparsity (`bool`, *optional*, defaults to `False`):
+            Zero whole rows.
 
     Raises:
         ValueError: for a value out of range, or a schedule that there is not.
@@ -95,6 +101,9 @@ class FinetuningConfig(TrainingArguments):
     adversarial_step_size: float | None = field(default=None, metadata={"help": "Length of FreeLB's steps."})
     r_drop: float = field(default=0.0, metadata={"help": "Weight of R-Drop's divergence."})
 
+    sparsity: float = field(default=0.0, metadata={"help": "Share of the layers' weights that is zero."})
+    structured_sparsity: bool = field(default=False, metadata={"help": "Zero whole rows."})
+
     def __post_init__(self):
         super().__post_init__()
         choices = (("optimizer", get_args(Optimizer)), ("adversarial", (None, *get_args(Method))))
@@ -108,6 +117,8 @@ class FinetuningConfig(TrainingArguments):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+        if not 0 <= self.sparsity < 1:
+            raise ValueError(f"`sparsity` must be at least 0 and below 1, got {self.sparsity}.")
         if self.torch_scheduler not in (None, *TORCH_SCHEDULERS):
             raise ValueError(f"`torch_scheduler` must be one of {TORCH_SCHEDULERS}, got {self.torch_scheduler!r}.")
         if self.torch_scheduler in ("CyclicLR", "OneCycleLR") and self.layer_decay != 1:
@@ -154,6 +165,7 @@ class FinetuningTrainer(ResumableTrainer):
         self.depths = dict(_depths(model))
         if args.freeze_layers is not None:
             self._freeze(args.freeze_layers, len(layers_of(model)))
+        masks = zero_weights(model, args.sparsity, args.structured_sparsity) if args.sparsity else {}
         self.class_weights = None
         if args.class_weights is not None:
             self.class_weights = _class_weights(args.class_weights, kwargs["train_dataset"]["labels"], model.config)
@@ -164,6 +176,8 @@ class FinetuningTrainer(ResumableTrainer):
         if problem not in CLASSES:
             # Such losses are means over a batch, whatever number of rows they are told (seen in transformers 5.23).
             self.loss_is_scaled_for_ga = False
+        if masks:
+            self.add_callback(_KeepZeros(masks))
         if args.unfreeze_steps is not None:
             self.add_callback(_Unfreeze(self.depths, args.unfreeze_steps))
 
@@ -315,6 +329,18 @@ class _Unfreeze(TrainerCallback):
         lowest = self.top - state.global_step // self.every
         for parameter, depth in self.depths.items():
             parameter.requires_grad = depth >= lowest
+
+
+class _KeepZeros(TrainerCallback):
+    """What was zero is zero after a step of the optimizer too."""
+
+    def __init__(self, masks: Mapping[nn.Parameter, Tensor]):
+        self.masks = masks
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        with torch.no_grad():
+            for weight, mask in self.masks.items():
+                weight.mul_(mask.to(weight.device))
 
 
 def _schedule(args: FinetuningConfig, optimizer: Any, num_steps: int) -> Any:

@@ -268,6 +268,7 @@ def train_on_task(
         raise OSError(
             errno.ENOSPC, f"The disk is full: free some of it and give the same command again ({error})", str(work_dir)
         ) from error
+    losses = _curves(trainer.state.log_history, run.arguments["max_steps"])
     scores = trainer.evaluate()
     report = {
         "task": task,
@@ -281,6 +282,7 @@ def train_on_task(
         "seconds_per_step": round(clock.seconds_per_step(), 4),
         "seconds_per_epoch": round(clock.seconds_per_step() * steps_per_epoch, 1),
         "precision": precision,
+        "losses": losses,
         "settings": {k: v for k, v in settings.items() if v is not None and k not in PRIVATE},
     }
     (save or publish)(trainer.model, tokenizer, report, output_dir)
@@ -387,6 +389,13 @@ def _steps_within(
         trial.train()
     durations = clock.durations[TRIAL_WARMUP:]
     return max(1, int(60 * max_minutes * len(durations) / sum(durations)))
+
+
+def _curves(history: list[dict[str, float]], max_steps: int) -> list[dict[str, float]]:
+    """What was logged at every step, without the time that it took."""
+    timed = ("_runtime", "_per_second", "epoch", "grad_norm", "_flos")
+    entries = ({key: value for key, value in entry.items() if not key.endswith(timed)} for entry in history)
+    return [entry for entry in entries if entry["step"] <= max_steps and {"loss", "eval_loss"} & entry.keys()]
 
 
 def computes_in_bf16() -> bool:
