@@ -155,6 +155,19 @@ def test_lamb_makes_steps_of_its_own(tmp_path):
     assert max(shares["lamb"]) / min(shares["lamb"]) < 3 < max(shares["adamw"]) / min(shares["adamw"])
 
 
+def test_any_optimizer_of_transformers(tmp_path):
+    before, after, trainer = trained(tmp_path, optim="adafactor")
+    assert type(trainer.optimizer.optimizer).__name__ == "Adafactor"
+    assert moved(before, after)
+
+
+def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(tmp_path):
+    _, single, _ = trained(tmp_path)
+    _, mixed, _ = trained(tmp_path, bf16=True)
+    assert 0 < difference(single, mixed) < 0.05
+    assert all(value.dtype == torch.float32 for value in mixed.values() if value.is_floating_point())
+
+
 @pytest.mark.parametrize("problem", ["single_label_classification", "regression"])
 def test_accumulated_gradients_are_those_of_a_large_batch(tmp_path, problem):
     def run(**settings):
@@ -238,6 +251,17 @@ def test_balanced_class_weights_make_classes_count_alike(tmp_path):
     assert trainer_for(tmp_path, class_weights=[1.0, 3.0]).class_weights.tolist() == [1.0, 3.0]
     plain, weighted = (trained(tmp_path, rows=rows, **s)[1] for s in ({}, {"class_weights": "balanced"}))
     assert difference(plain, weighted) > 1e-5
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 3.0]])
+def test_labels_are_smoothed_with_class_weights_too(tmp_path, weights):
+    trainer = trainer_for(tmp_path, label_smoothing_factor=0.2, class_weights=weights)
+    batch = DefaultDataCollator()(list(rows_of(8)))
+    model = trainer.model.eval()
+    logits = model(input_ids=batch["input_ids"]).logits
+    weight = None if weights is None else torch.tensor(weights)
+    losses = nn.functional.cross_entropy(logits, batch["labels"], weight, label_smoothing=0.2, reduction="none")
+    assert trainer.compute_loss(model, dict(batch)).item() == pytest.approx(losses.mean().item(), rel=1e-5)
 
 
 def test_class_weights_of_tokens_leave_padding_out(tmp_path):
