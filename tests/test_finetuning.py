@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections import Counter
 
 import pandas as pd
@@ -541,3 +544,35 @@ def test_class_weights_find_a_rare_class(tiny_model, tmp_path):
         scores[name] = report["metrics"]["macro_f1"]
     assert scores["weights"] > scores["plain"]
     assert scores["rows"] > scores["plain"]
+
+
+SHARED = {
+    "classes": {"class_weights": "balanced", "adversarial": "fgm", "adversarial_epsilon": 0.1},
+    "layers": {"r_drop": 1.0, "layer_decay": 0.8, "freeze_layers": 1},
+    "rows": {"balanced_sampling": True, "gradient_accumulation_steps": 2},
+}
+
+
+def train_shared(folder, name, batch_size):
+    settings = {"optim": "sgd", "per_device_train_batch_size": batch_size, "train_sampling_strategy": "sequential"}
+    trainer = trainer_for(folder, rows=rows_of(rare=4), **settings, **SHARED[name])
+    trainer.train()
+    return trainer
+
+
+def test_two_processes_end_with_the_weights_of_one(tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run([*launcher, __file__, str(tmp_path)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    for name in SHARED:
+        one = train_shared(tmp_path / "one", name, 16).model.state_dict()
+        two = load_file(tmp_path / name / "model.safetensors")
+        assert difference(one, two) < 1e-6, name
+
+
+if __name__ == "__main__":
+    for shared in SHARED:
+        finished = train_shared(sys.argv[1], shared, 8)
+        if finished.is_world_process_zero():
+            finished.model.save_pretrained(f"{sys.argv[1]}/{shared}")

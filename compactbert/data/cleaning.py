@@ -71,6 +71,7 @@ def clean_text(
 
     >>> clean_text("<p>Not <b>b</b>ad &amp; cheap:<br/> 3 of 5!</p>", digits=True, punctuation=True)
     'Not bad cheap of'
+
     ```
     """
     if language not in get_args(Language):
