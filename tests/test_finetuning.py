@@ -560,15 +560,23 @@ def train_shared(folder, name, batch_size):
     return trainer
 
 
-def test_two_processes_end_with_the_weights_of_one(tmp_path):
+def test_two_processes_end_with_the_weights_of_one(tiny_model, reviews, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run([*launcher, __file__, str(tmp_path)], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [*launcher, __file__, str(tmp_path), str(tiny_model), str(reviews)],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr
     for name in SHARED:
         one = train_shared(tmp_path / "one", name, 16).model.state_dict()
         two = load_file(tmp_path / name / "model.safetensors")
         assert difference(one, two) < 1e-6, name
+    # 180 rows in two times 8 for a step; one process writes the result.
+    report = json.loads((tmp_path / "task" / "metrics.json").read_text())
+    assert (report["steps"], report["settings"]["processes"]) == (12, 2)
 
 
 if __name__ == "__main__":
@@ -576,3 +584,4 @@ if __name__ == "__main__":
         finished = train_shared(sys.argv[1], shared, 8)
         if finished.is_world_process_zero():
             finished.model.save_pretrained(f"{sys.argv[1]}/{shared}")
+    compactbert.finetune(sys.argv[2], sys.argv[3], f"{sys.argv[1]}/task", **SETTINGS | {"epochs": 1})

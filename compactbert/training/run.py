@@ -3,6 +3,7 @@
 import copy
 import errno
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -173,7 +174,13 @@ def train_on_task(
     settings = json.loads(json.dumps(settings, default=str))
     output_dir = Path(output_dir)
     further = dict(training_arguments or {})
-    accumulated = further.get("gradient_accumulation_steps", 1)
+    # As `accelerate launch` and `torchrun` say it.
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        settings["processes"] = processes
+        if max_minutes is not None:
+            raise ValueError("`max_minutes` is for one process: give several of them `max_steps`.")
+    rows_per_step = batch_size * further.get("gradient_accumulation_steps", 1) * processes
     _check_ranges(epochs, learning_rate, batch_size, max_steps, max_minutes, early_stopping, precision)
     check_free(output_dir)
     loaded_task = load_task(task, data_dir, **task_options)
@@ -194,7 +201,7 @@ def train_on_task(
 
     if precision == "auto":
         precision = "bf16" if computes_in_bf16() else "fp32"
-    steps_per_epoch = -(-len(train) // (batch_size * accumulated))
+    steps_per_epoch = -(-len(train) // rows_per_step)
     nominal_steps = max(1, round(epochs * steps_per_epoch))
     checkpoint_steps = min(steps_per_epoch, MAX_STEPS_PER_CHECKPOINT)
     work_dir = work_dir_of(output_dir)
@@ -248,7 +255,9 @@ def train_on_task(
         run.arguments["max_steps"] = min(run.arguments["max_steps"], kept)
     # Before the folder is made: a stage whose settings do not fit the model leaves none.
     trainer = build_trainer(run, loaded)
-    open_work_dir(work_dir, settings, unfinished)
+    with trainer.args.main_process_first():
+        if trainer.is_world_process_zero():
+            open_work_dir(work_dir, settings, unfinished)
     if max_minutes is not None:
         write_text(budget, json.dumps(run.arguments["max_steps"]))
     clock = StepClock()
@@ -285,7 +294,9 @@ def train_on_task(
         "losses": losses,
         "settings": {k: v for k, v in settings.items() if v is not None and k not in PRIVATE},
     }
-    (save or publish)(trainer.model, tokenizer, report, output_dir)
+    if trainer.is_world_process_zero():
+        (save or publish)(trainer.model, tokenizer, report, output_dir)
+    trainer.accelerator.wait_for_everyone()
     return report
 
 
@@ -326,7 +337,8 @@ def last_complete_checkpoint(work_dir: Path) -> str | None:
         try:
             complete.append((TrainerState.load_from_json(str(folder / "trainer_state.json")).global_step, folder))
         except (OSError, json.JSONDecodeError):
-            shutil.rmtree(folder)
+            # Another process may do so too.
+            shutil.rmtree(folder, ignore_errors=True)
     return str(max(complete)[1]) if complete else None
 
 
