@@ -456,7 +456,13 @@ def finetune(
     _check_names(training_arguments or {})
 
     def build_trainer(run: TrainingRun, loaded: PreTrainedModel) -> FinetuningTrainer:
-        return FinetuningTrainer(loaded, FinetuningConfig(**run.arguments), run.task.problem, **run.trainer_arguments)
+        try:
+            config = FinetuningConfig(**run.arguments)
+        except TypeError as error:
+            raise ValueError(
+                f"`training_arguments` {training_arguments} has a value of a wrong type: {error}"
+            ) from error
+        return FinetuningTrainer(loaded, config, run.task.problem, **run.trainer_arguments)
 
     return train_on_task(
         model,
