@@ -100,7 +100,6 @@ class FinetuningConfig(TrainingArguments):
     adversarial_steps: int = field(default=3, metadata={"help": "FreeLB's steps."})
     adversarial_step_size: float | None = field(default=None, metadata={"help": "Length of FreeLB's steps."})
     r_drop: float = field(default=0.0, metadata={"help": "Weight of R-Drop's divergence."})
-
     sparsity: float = field(default=0.0, metadata={"help": "Share of the layers' weights that is zero."})
     structured_sparsity: bool = field(default=False, metadata={"help": "Zero whole rows."})
 
