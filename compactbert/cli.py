@@ -617,6 +617,7 @@ def augment(
     copies: Annotated[int, typer.Option(help="Changed copies of every row.")] = 1,
     words: Annotated[Path | None, typer.Option(help='Synonyms: {"good": ["fine", "great"]} as JSON.')] = None,
     model: Annotated[str | None, typer.Option(help="In their place, a masked language model.")] = None,
+    outside: Annotated[str | None, typer.Option(help="Label of tokens outside of spans; O, if it is not said.")] = None,
     seed: Seed = 42,
     trust_remote_code: TrustRemoteCode = False,
     json_file: JsonFile = None,
@@ -633,6 +634,7 @@ def augment(
         if model is not None:
             fill = MaskFiller(*load_pretrained(model, "ForMaskedLM", trust_remote_code, require_head=True))
         options: dict[str, Any] = {"share": share, "copies": copies, "words": synonyms, "fill": fill, "seed": seed}
+        options["outside"] = int(outside) if outside and outside.isdigit() else outside
         report = rewrite_table(
             source, output, lambda table: augment_table(table, method, text_column, label_column, **options)
         )

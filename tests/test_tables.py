@@ -250,6 +250,15 @@ def test_tags_without_an_outside_need_one_named():
     with pytest.raises(ValueError, match="No label of column 'label' is 'O': say with `outside`"):
         augment(table, "swap")
     assert augment(table, "deletion", outside=4)[0]["text"][1] == ["a"]
+    assert augment(table, "replacement", words={"a": ["c"]})[0]["text"][1] == ["c", "b"]
+
+
+def test_the_label_outside_is_named_on_the_command_line(tmp_path):
+    write_table(Dataset.from_dict({"text": [["a", "b"]], "label": [[3, 4]]}), tmp_path / "in.jsonl")
+    options = ["--output", tmp_path / "out.jsonl", "--method", "deletion", "--outside", "4"]
+    result = run("augment", tmp_path / "in.jsonl", *options)
+    assert result.exit_code == 0, result.output
+    assert read_table(tmp_path / "out.jsonl")["label"] == [[3, 4], [3]]
 
 
 @pytest.fixture(scope="module")

@@ -169,7 +169,7 @@ def augment(
     check_columns(dataset, [*text_columns, label_column], "The table")
     _check(method, share, copies, words, fill)
     tagged = isinstance(dataset[0][text_columns[0]], list)
-    if tagged and outside is None:
+    if tagged and outside is None and method != "replacement":
         outside = _outside(dataset, label_column)
     chance = random.Random(seed)
     changed = [dict(row) for _ in range(copies) for row in dataset]
