@@ -39,6 +39,7 @@ _MODULES = (
     "evaluation",
     "hub",
     "inference",
+    "inspection",
     "presets",
     "recipes",
     "search",

@@ -18,11 +18,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+data_app = typer.Typer(no_args_is_help=True)
+app.add_typer(data_app, name="data", help="Clean, deduplicate, split, augment and describe tables of text.")
 
 METHODS = (
     "lora, dora, adapter, houlsby, prompt, p-tuning, prompt+p-tuning, prefix, ia3, ln-tuning, adalora, "
     "or any of PEFT's by its name."
 )
+FURTHER = "Field of TrainingArguments or of FinetuningConfig, such as lr_scheduler_type=cosine; repeatable."
 CONTINUES = "The same command continues from the last checkpoint."
 Model = Annotated[str, typer.Option(help='A folder, a repository on the Hub, or "minilm".')]
 TrainedModel = Annotated[str, typer.Option("--model", help="A folder or a repository, of a model or an adapter.")]
@@ -44,6 +47,11 @@ Runtime = Annotated[
 Seed = Annotated[int, typer.Option(help="Seed of the run.")]
 MaxTrainRows = Annotated[int | None, typer.Option(help="Train on a fixed sample of so many rows.")]
 MaxEvaluationRows = Annotated[int | None, typer.Option(help="Evaluate on a fixed sample of so many rows.")]
+Table = Annotated[Path, typer.Argument(help="A csv, jsonl or parquet file.")]
+NewTable = Annotated[Path, typer.Option(help="The csv, jsonl or parquet file to write; must not exist.")]
+TableTexts = Annotated[list[str], typer.Option("--text-column", help="Column of text; twice for text pairs.")]
+TableLabel = Annotated[str, typer.Option("--label-column", help="Column of labels.")]
+Near = Annotated[float | None, typer.Option(help="Texts this much alike count as equal too, such as 0.8.")]
 
 
 @app.command()
@@ -236,6 +244,7 @@ def finetune(
     warmup: Annotated[float, typer.Option(help="Share of the steps over which the learning rate rises.")] = 0.1,
     early_stopping: Annotated[int | None, typer.Option(help="Stop after so many evaluations without gain.")] = None,
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Mixed precision.")] = "auto",
+    further: Annotated[list[str] | None, typer.Option("--set", help=FURTHER)] = None,
     max_train_rows: MaxTrainRows = None,
     max_evaluation_rows: MaxEvaluationRows = None,
     seed: Seed = 42,
@@ -262,6 +271,7 @@ def finetune(
             warmup=warmup,
             early_stopping=early_stopping,
             precision=precision,
+            training_arguments=_options("--set", further) if further else None,
             max_train_rows=max_train_rows,
             max_evaluation_rows=max_evaluation_rows,
             seed=seed,
@@ -304,7 +314,7 @@ def adapt(
             task,
             output,
             method=method,
-            options=_options(option or []),
+            options=_options("--option", option or []),
             merge=merge,
             data_dir=data_dir,
             text_columns=text_column,
@@ -425,6 +435,57 @@ def zoo_pull(
 
 
 @app.command()
+def embed(
+    model: Model,
+    task: Annotated[str, typer.Option(help="Training texts: a file, a folder or the name of a dataset.")],
+    output: Annotated[Path, typer.Option(help="Where to write the model; must not exist.")],
+    method: Annotated[
+        Literal["simcse", "pairs", "margin"],
+        typer.Option(help="Texts by themselves, pairs that mean the same, or pairs with classes."),
+    ] = "simcse",
+    positive: Annotated[str | None, typer.Option(help="The class of pairs that mean the same; the last one.")] = None,
+    data_dir: DataDir = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    max_rows: MaxTrainRows = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the rows.")] = 1.0,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-5,
+    batch_size: Annotated[int, typer.Option(help="Rows per step.")] = 64,
+    max_length: MaxLength = 64,
+    temperature: Annotated[float, typer.Option(help="Of NT-Xent.")] = 0.05,
+    margin: Annotated[float, typer.Option(help="Cosine distance that is far enough.")] = 0.5,
+    seed: Seed = 42,
+    trust_remote_code: TrustRemoteCode = False,
+    json_file: JsonFile = None,
+):
+    """Train sentence embeddings by contrast, for sentence-transformers. Continues a run that was killed."""
+    with _friendly_errors(CONTINUES):
+        from compactbert.training.embeddings import train_embeddings
+
+        report = train_embeddings(
+            model,
+            task,
+            output,
+            method=method,
+            positive=positive,
+            data_dir=data_dir,
+            text_columns=text_column,
+            label_column=label_column,
+            max_rows=max_rows,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            max_length=max_length,
+            temperature=temperature,
+            margin=margin,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+        )
+    _show(str(output), ("", ""), [(name, report[name]) for name in ("method", "rows", "steps")])
+    _write_json(report, json_file)
+
+
+@app.command()
 def evaluate(
     model: TrainedModel,
     task: TaskName,
@@ -460,6 +521,48 @@ def evaluate(
     rows += [("rows", report["rows"]), ("cut to length", report["truncated"]), ("seconds", report["seconds"])]
     _show(f"{model} on {task} ({report['split']})", ("", ""), rows)
     _write_json(report, json_file)
+
+
+@app.command()
+def inspect(
+    model: Model,
+    output: Annotated[Path, typer.Option(help="Folder for the pictures; must not exist.")],
+    text: Annotated[str | None, typer.Option(help="Draw what its tokens attend to.")] = None,
+    task: Annotated[str | None, typer.Option(help="Draw embeddings and attention of a task's texts.")] = None,
+    rows: Annotated[int, typer.Option(help="So many of them.")] = 500,
+    layer: Annotated[int | None, typer.Option(help="Draw the heads of this layer, from 0; or all layers.")] = None,
+    projection: Annotated[Literal["pca", "tsne"], typer.Option(help="Of embeddings to two dimensions.")] = "pca",
+    max_length: MaxLength = 64,
+    data_dir: DataDir = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    seed: Seed = 42,
+    trust_remote_code: TrustRemoteCode = False,
+    json_file: JsonFile = None,
+):
+    """Draw a model from the inside: attention, embeddings, the curves of its training."""
+    with _friendly_errors():
+        from compactbert.inspection import inspect as inspect_model
+
+        result = inspect_model(
+            model,
+            output,
+            text=text,
+            task=task,
+            rows=rows,
+            layer=layer,
+            projection=projection,
+            max_length=max_length,
+            data_dir=data_dir,
+            text_columns=text_column,
+            label_column=label_column,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+        )
+    layers = [(i, *(f"{value:.4f}" for value in layer.values())) for i, layer in enumerate(result["attention"])]
+    _show("attention", ("layer", "mean", "variance", "entropy"), layers)
+    _say(f"{output}: {', '.join(result['files'])}")
+    _write_json(result, json_file)
 
 
 @app.command()
@@ -530,19 +633,161 @@ def export(
     _write_json(report, json_file)
 
 
-def _options(pairs: list[str]) -> dict[str, Any]:
+@data_app.command()
+def clean(
+    source: Table,
+    output: NewTable,
+    text_column: TableTexts = ["text"],  # noqa: B006
+    language: Annotated[Literal["en", "zh"], typer.Option(help="English (or the like) or Chinese.")] = "en",
+    html_tags: Annotated[bool, typer.Option(help="Take out HTML.")] = True,
+    full_width: Annotated[bool, typer.Option(help="Make full-width letters and digits plain.")] = True,
+    digits: Annotated[bool, typer.Option(help="Take out numbers.")] = False,
+    punctuation: Annotated[bool, typer.Option(help="Take out all but letters, digits and spaces.")] = False,
+    lower: Annotated[bool, typer.Option(help="Make it lower case.")] = False,
+    json_file: JsonFile = None,
+):
+    """Clean texts of markup, odd white space and full-width forms."""
+    options = {"language": language, "html_tags": html_tags, "full_width": full_width, "digits": digits}
+    options |= {"punctuation": punctuation, "lower": lower}
+    with _friendly_errors():
+        from compactbert.data.cleaning import clean as clean_table
+        from compactbert.data.tasks import rewrite_table
+
+        report = rewrite_table(source, output, lambda table: clean_table(table, text_column, **options))
+    _show_counts(report, output, json_file)
+
+
+@data_app.command()
+def dedupe(
+    source: Table,
+    output: NewTable,
+    text_column: TableTexts = ["text"],  # noqa: B006
+    label_column: Annotated[str | None, typer.Option(help="Count duplicates with another label.")] = None,
+    near: Near = None,
+    seed: Seed = 42,
+    json_file: JsonFile = None,
+):
+    """Keep the first of the rows whose texts are equal, or nearly."""
+    with _friendly_errors():
+        from compactbert.data.duplicates import drop_duplicates
+        from compactbert.data.tasks import rewrite_table
+
+        report = rewrite_table(
+            source, output, lambda table: drop_duplicates(table, text_column, label_column, near, seed)
+        )
+    _show_counts(report, output, json_file)
+
+
+@data_app.command()
+def split(
+    source: Table,
+    output: Annotated[Path, typer.Option(help="Folder for train, validation and test; must not exist.")],
+    text_column: TableTexts = ["text"],  # noqa: B006
+    label_column: TableLabel = "label",
+    shares: Annotated[tuple[float, float, float], typer.Option(help="Of the three splits.")] = (0.7, 0.15, 0.15),
+    leakage: Annotated[Literal["refuse", "report"], typer.Option(help="If a text is in two splits.")] = "refuse",
+    seed: Seed = 42,
+    json_file: JsonFile = None,
+):
+    """Split a table, each class alike, into files that --task takes as a folder."""
+    with _friendly_errors():
+        from compactbert.data.splitting import split as split_table
+        from compactbert.data.splitting import write_splits
+        from compactbert.data.tasks import read_table
+
+        splits, leaks = split_table(read_table(source), text_column, label_column, shares, seed, leakage)
+        write_splits(splits, output, source.suffix)
+    report = {name: len(table) for name, table in splits.items()} | leaks
+    _show_counts(report, output, json_file)
+
+
+@data_app.command()
+def augment(
+    source: Table,
+    output: NewTable,
+    method: Annotated[Literal["deletion", "insertion", "swap", "replacement"], typer.Option(help="Of words.")],
+    text_column: TableTexts = ["text"],  # noqa: B006
+    label_column: TableLabel = "label",
+    share: Annotated[float, typer.Option(help="Share of a text's words that change.")] = 0.1,
+    copies: Annotated[int, typer.Option(help="Changed copies of every row.")] = 1,
+    words: Annotated[Path | None, typer.Option(help='Synonyms: {"good": ["fine", "great"]} as JSON.')] = None,
+    model: Annotated[str | None, typer.Option(help="In their place, a masked language model.")] = None,
+    outside: Annotated[str | None, typer.Option(help="Label of tokens outside of spans; O, if it is not said.")] = None,
+    seed: Seed = 42,
+    trust_remote_code: TrustRemoteCode = False,
+    json_file: JsonFile = None,
+):
+    """Add copies of rows in which words are deleted, inserted, swapped or replaced."""
+    with _friendly_errors():
+        from compactbert.convert import load_pretrained
+        from compactbert.data.augmentation import MaskFiller, read_synonyms
+        from compactbert.data.augmentation import augment as augment_table
+        from compactbert.data.tasks import rewrite_table
+
+        synonyms = read_synonyms(words) if words else None
+        fill = None
+        if model is not None:
+            fill = MaskFiller(*load_pretrained(model, "ForMaskedLM", trust_remote_code, require_head=True))
+        options: dict[str, Any] = {"share": share, "copies": copies, "words": synonyms, "fill": fill, "seed": seed}
+        options["outside"] = int(outside) if outside and outside.isdigit() else outside
+        report = rewrite_table(
+            source, output, lambda table: augment_table(table, method, text_column, label_column, **options)
+        )
+    _show_counts(report, output, json_file)
+
+
+@data_app.command()
+def report(
+    task: Annotated[str, typer.Argument(help='A file, a folder with splits, or a dataset\'s name like "sst2".')],
+    plot: Annotated[Path | None, typer.Option(help="Draw lengths and labels to this PNG file.")] = None,
+    data_dir: DataDir = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    tokenizer: Annotated[str, typer.Option(help="Whose tokens: a folder, a repository or minilm.")] = "minilm",
+    max_length: MaxLength = 128,
+    near: Near = None,
+    json_file: JsonFile = None,
+):
+    """Show lengths, labels, duplicates, and texts that are in two splits."""
+    with _friendly_errors():
+        from compactbert.data.description import describe_task, description_rows, plot_description
+
+        description = describe_task(
+            task,
+            data_dir,
+            text_columns=text_column,
+            label_column=label_column,
+            tokenizer=tokenizer,
+            max_length=max_length,
+            near=near,
+        )
+        if plot is not None:
+            plot_description(description, plot)
+    _show(task, *description_rows(description))
+    _write_json(description, json_file)
+
+
+def _options(name: str, pairs: list[str]) -> dict[str, Any]:
     """`key=value` as a dict, values as YAML reads them."""
+    import re
+
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Takes `1e-3` for a number, as everyone does but YAML 1.1."""
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )
     options = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise ValueError(f"`--option` must be key=value, got {pair!r}.")
+            raise ValueError(f"`{name}` must be key=value, got {pair!r}.")
         try:
-            options[key] = yaml.safe_load(value)
+            options[key] = yaml.load(value, Loader)
         except yaml.YAMLError as error:
-            raise ValueError(f"`--option {pair}` has no value that can be read: {error}") from error
+            raise ValueError(f"`{name} {pair}` has no value that can be read: {error}") from error
     return options
 
 
@@ -573,6 +818,11 @@ def _show(title: str, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> N
     for row in rows:
         table.add_row(*map(str, row))
     Console().print(table)
+
+
+def _show_counts(counts: dict[str, Any], output: Path, json_file: Path | None) -> None:
+    _show(str(output), ("", ""), list(counts.items()))
+    _write_json(counts, json_file)
 
 
 def _show_finetune(report: dict[str, Any], output: Path) -> None:

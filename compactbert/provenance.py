@@ -93,7 +93,13 @@ def command_line(function: Callable[..., Any], settings: Mapping[str, Any]) -> s
 
 
 # Options that are not called as the argument is: those that may be given several times are in the singular.
-OPTIONS = {"options": "option", "shapes": "shape", "text_columns": "text-column", "texts": "text"}
+OPTIONS = {
+    "options": "option",
+    "shapes": "shape",
+    "text_columns": "text-column",
+    "texts": "text",
+    "training_arguments": "set",
+}
 
 
 __all__ = ["PRIVATE", "command_line", "environment", "public_settings"]

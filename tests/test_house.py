@@ -26,7 +26,7 @@ LAYERS = (
     "inference",
     "evaluation",
 )
-LAYERS += ("benchmark", "search", "hub", "recipes", "cli")
+LAYERS += ("inspection", "benchmark", "search", "hub", "recipes", "cli")
 SOURCES = [path for package in ("compactbert", *HUB_PACKAGES) for path in sorted((ROOT / package).rglob("*.py"))]
 HUB_FILES = [path for path in SOURCES if path.parent.name in HUB_PACKAGES and path.name != "__init__.py"]
 PYTHON_FILES = [path for path in ROOT.rglob("*.py") if not {".venv", "build", "dist", "zoo"} & set(path.parts)]

@@ -2,6 +2,7 @@
 
 from .cost import count_bytes, count_macs, count_parameters
 from .importance import Importance, score_importance
+from .magnitude import zero_weights
 from .planning import LayerPlan, PruningPlan, describe, plan_pruning
 from .pruning import prune, prune_iteratively
 from .vocabulary import count_tokens, prune_vocabulary
@@ -21,4 +22,5 @@ __all__ = [
     "prune_iteratively",
     "prune_vocabulary",
     "score_importance",
+    "zero_weights",
 ]

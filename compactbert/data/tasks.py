@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, load_dataset
 from pyarrow.lib import ArrowInvalid
 
+from ..files import write_bytes
 from .docstrings import AREA_NAMES, read_docstrings
 
 
@@ -153,15 +154,8 @@ def load_task(
     for option, value in (("max_train_rows", max_train_rows), ("max_evaluation_rows", max_evaluation_rows)):
         if value is not None and value < 1:
             raise ValueError(f"`{option}` must be at least 1, got {value}.")
-    data_dir = data_dir or os.environ.get("COMPACTBERT_DATA")
-    spec = TASKS.get(name, TaskSpec())
-    spec = replace(
-        spec,
-        text_columns=tuple(text_columns or spec.text_columns),
-        label_column=label_column or spec.label_column,
-        problem=problem or spec.problem,
-    )
-    splits = _read_splits(name, spec, Path(data_dir) if data_dir else None)
+    spec = task_spec(name, text_columns, label_column, problem)
+    splits = read_splits(name, spec, data_dir)
     evaluation_split = next((split for split in EVALUATION_SPLITS if split in splits), "")
     train = splits.get("train")
     if train is not None and not evaluation_split:
@@ -203,14 +197,28 @@ def load_texts(
     Raises:
         ValueError: as [`load_task`].
     """
-    data_dir = data_dir or os.environ.get("COMPACTBERT_DATA")
-    spec = TASKS.get(name, TaskSpec())
-    columns = tuple(text_columns or spec.text_columns)
-    splits = _read_splits(name, spec, Path(data_dir) if data_dir else None)
+    spec = task_spec(name, text_columns)
+    splits = read_splits(name, spec, data_dir)
     dataset = splits.get("train", next(iter(splits.values())))
-    check_columns(dataset, columns, f"The texts of {name!r}")
+    check_columns(dataset, spec.text_columns, f"The texts of {name!r}")
     dataset = dataset if max_rows is None else _sample(dataset, max_rows)
-    return [list(dataset[column]) for column in columns]
+    return [list(dataset[column]) for column in spec.text_columns]
+
+
+def task_spec(
+    name: str,
+    text_columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    problem: Problem | None = None,
+) -> TaskSpec:
+    """What is known of a task, with the columns and problem that are given; see [`load_task`]."""
+    spec = TASKS.get(name, TaskSpec())
+    return replace(
+        spec,
+        text_columns=tuple(text_columns or spec.text_columns),
+        label_column=label_column or spec.label_column,
+        problem=problem or spec.problem,
+    )
 
 
 def _sample(dataset: Dataset, num_rows: int) -> Dataset:
@@ -218,7 +226,10 @@ def _sample(dataset: Dataset, num_rows: int) -> Dataset:
     return dataset.shuffle(seed=HELD_OUT_SEED).select(range(min(num_rows, len(dataset))))
 
 
-def _read_splits(name: str, spec: TaskSpec, data_dir: Path | None) -> dict[str, Dataset]:
+def read_splits(name: str, spec: TaskSpec, data_dir: str | Path | None) -> dict[str, Dataset]:
+    """The tables of a task by their names; see [`load_task`] for the arguments and errors."""
+    folder = data_dir or os.environ.get("COMPACTBERT_DATA")
+    data_dir = Path(folder) if folder else None
     if name == "docstrings":
         return {split: Dataset.from_dict(columns) for split, columns in read_docstrings().items()}
     path = Path(name)
@@ -276,6 +287,62 @@ def read_table(path: Path) -> Dataset:
     if len(table) == 0:
         raise ValueError(f"{str(path)!r} has no rows.")
     return table
+
+
+def check_table(path: Path) -> None:
+    """Raises a `ValueError` if no table can be written there: of an unknown format, or there is something."""
+    if path.suffix not in FILE_SUFFIXES:
+        raise ValueError(f"{str(path)!r} must end in one of {FILE_SUFFIXES}.")
+    if path.exists():
+        raise ValueError(f"{str(path)!r} exists: choose another `output`, or remove it.")
+
+
+def write_table(dataset: Dataset, path: Path) -> None:
+    """
+    Writes a csv, jsonl or parquet file, which appears when it is complete.
+
+    Raises:
+        ValueError: if it exists, is of no such format, or is a csv file and rows hold lists.
+    """
+    check_table(path)
+    frame = dataset.to_pandas()
+    data = BytesIO()
+    if path.suffix == ".parquet":
+        pq.write_table(dataset.with_format("arrow")[:], data)
+    elif path.suffix == ".csv":
+        lists = [name for name, value in dataset[0].items() if isinstance(value, list | dict)] if len(dataset) else []
+        if lists:
+            raise ValueError(f"A csv file cannot hold lists, as in the columns {lists}: write .jsonl or .parquet.")
+        frame.to_csv(data, index=False)
+    else:
+        frame.to_json(data, orient="records", lines=True, force_ascii=False)
+    write_bytes(path, data.getvalue())
+
+
+def rewrite_table(
+    source: Path, output: Path, change: Callable[[Dataset], tuple[Dataset, dict[str, Any]]]
+) -> dict[str, Any]:
+    """
+    Reads a table, changes it and writes the result.
+
+    Args:
+        source (`Path`), output (`Path`):
+            csv, jsonl or parquet files, of the same format or not.
+        change (callable):
+            Returns the new table and a report.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: as [`read_table`], [`write_table`] and `change`.
+    """
+    check_table(output)
+    changed, report = change(read_table(source))
+    if len(changed) == 0:
+        raise ValueError(f"Nothing is left of the {report.get('rows')} rows of {str(source)!r}.")
+    write_table(changed, output)
+    return report
 
 
 def decode_utf8(data: bytes, source: str) -> str:
@@ -417,8 +484,13 @@ __all__ = [
     "Task",
     "TaskSpec",
     "check_columns",
+    "check_table",
     "decode_utf8",
     "load_task",
     "load_texts",
+    "read_splits",
     "read_table",
+    "rewrite_table",
+    "task_spec",
+    "write_table",
 ]

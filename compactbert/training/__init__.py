@@ -1,7 +1,7 @@
 """Training on transformers' `Trainer`: on tasks (fine-tuning, distillation, module replacing) and on text."""
 
 from .distillation import DistillationConfig, DistillationTrainer, LossTerm, distill
-from .finetuning import finetune
+from .finetuning import FinetuningConfig, FinetuningTrainer, finetune
 from .ib_teacher import make_ib_bert
 from .multitask import MultiTaskModel, TaskBatchSampler, multitask_collator
 from .pretraining import PretrainingConfig, PretrainingTrainer, measure_pretraining
@@ -13,6 +13,8 @@ from .theseus import TheseusConfig, TheseusTrainer, theseus
 __all__ = [
     "DistillationConfig",
     "DistillationTrainer",
+    "FinetuningConfig",
+    "FinetuningTrainer",
     "LossTerm",
     "MultiTaskModel",
     "PretrainingConfig",

@@ -42,6 +42,18 @@ def binary_soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temp
     return soft_target_loss(student, teacher, temperature, None) * student_logits.shape[-1]
 
 
+def consistency_loss(one_logits: Tensor, other_logits: Tensor) -> Tensor:
+    """
+    The mean of KL(p ‖ q) and KL(q ‖ p), for every prediction by itself: what R-Drop
+    (https://huggingface.co/papers/2106.14448) adds for two passes that differ in dropout.
+
+    Args:
+        one_logits, other_logits (`torch.Tensor` of shape `(..., classes)`): Of the two passes.
+    """
+    one, other = (nn.functional.log_softmax(logits.float(), dim=-1) for logits in (one_logits, other_logits))
+    return 0.5 * ((one.exp() - other.exp()) * (one - other)).sum(-1)
+
+
 def cosine_loss(student_states: Tensor, teacher_states: Tensor, mask: Tensor) -> Tensor:
     """1 - cos(h_s, h_t) per token, states of shape `(batch, seq, width)`: DistilBERT
     (https://huggingface.co/papers/1910.01108), section 2."""
@@ -203,6 +215,7 @@ __all__ = [
     "attention_loss",
     "attention_transfer_loss",
     "binary_soft_target_loss",
+    "consistency_loss",
     "cosine_loss",
     "feature_map_transfer_loss",
     "hidden_state_loss",

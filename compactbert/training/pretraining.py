@@ -185,7 +185,7 @@ class PretrainingTrainer(ResumableTrainer):
                 for (part, decay), parameters in groups.items()
             ]
             options = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
-            optimizer_class = _lamb() if args.optimizer == "lamb" else torch.optim.AdamW
+            optimizer_class = lamb() if args.optimizer == "lamb" else torch.optim.AdamW
             self.optimizer = optimizer_class(settings, **options)
         return self.optimizer
 
@@ -307,7 +307,12 @@ def batches_of(dataset: Dataset, collator: Callable, batch_size: int) -> DataLoa
     return DataLoader(dataset, batch_size=batch_size, collate_fn=collator)
 
 
-def _lamb() -> type[torch.optim.Optimizer]:
+def lamb() -> type[torch.optim.Optimizer]:
+    """The optimiser LAMB.
+
+    Raises:
+        ValueError: if its library is missing.
+    """
     try:
         from pytorch_optimizer import Lamb
     except ImportError as error:
@@ -315,4 +320,4 @@ def _lamb() -> type[torch.optim.Optimizer]:
     return Lamb
 
 
-__all__ = ["PretrainingConfig", "PretrainingTrainer", "measure_pretraining", "warmed_up"]
+__all__ = ["PretrainingConfig", "PretrainingTrainer", "lamb", "measure_pretraining", "warmed_up"]

@@ -3,6 +3,7 @@
 import copy
 import errno
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -24,6 +25,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -71,6 +73,7 @@ class ResumableTrainer(Trainer):
         self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._steps = 0.0
         super().__init__(*args, **kwargs)
+        self.add_callback(_NothingAfterTheEnd())
 
     def keep_parts(self, parts: Mapping[str, torch.Tensor]) -> None:
         """Keeps the parts of a batch's loss for the log."""
@@ -97,6 +100,16 @@ class ResumableTrainer(Trainer):
         if isinstance(sampler, LengthGroupedSampler):
             return _SeededLengthGroupedSampler(sampler.batch_size, lengths=sampler.lengths, seed=self.args.seed)
         return sampler
+
+
+class _NothingAfterTheEnd(TrainerCallback):
+    """A run that continues from its last step makes one more (seen in transformers 5.23), which must change nothing,
+    also where the schedule does not end at 0."""
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        if state.global_step >= args.max_steps > 0:
+            for group in optimizer.param_groups:
+                group["lr"] = 0.0
 
 
 class _SeededLengthGroupedSampler(LengthGroupedSampler):
@@ -135,6 +148,7 @@ def train_on_task(
     warmup: float = 0.1,
     early_stopping: int | None = None,
     precision: Precision = "auto",
+    training_arguments: Mapping[str, Any] | None = None,
     seed: int = 42,
     trust_remote_code: bool = False,
     **task_options: Any,
@@ -163,6 +177,14 @@ def train_on_task(
     settings |= stage_settings | task_options
     settings = json.loads(json.dumps(settings, default=str))
     output_dir = Path(output_dir)
+    further = dict(training_arguments or {})
+    # As `accelerate launch` and `torchrun` say it.
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        settings["processes"] = processes
+        if max_minutes is not None:
+            raise ValueError("`max_minutes` is for one process: give several of them `max_steps`.")
+    rows_per_step = batch_size * further.get("gradient_accumulation_steps", 1) * processes
     _check_ranges(epochs, learning_rate, batch_size, max_steps, max_minutes, early_stopping, precision)
     check_free(output_dir)
     loaded_task = load_task(task, data_dir, **task_options)
@@ -183,7 +205,7 @@ def train_on_task(
 
     if precision == "auto":
         precision = "bf16" if computes_in_bf16() else "fp32"
-    steps_per_epoch = -(-len(train) // batch_size)
+    steps_per_epoch = -(-len(train) // rows_per_step)
     nominal_steps = max(1, round(epochs * steps_per_epoch))
     checkpoint_steps = min(steps_per_epoch, MAX_STEPS_PER_CHECKPOINT)
     work_dir = work_dir_of(output_dir)
@@ -219,6 +241,7 @@ def train_on_task(
             "use_cpu": not torch.accelerator.is_available(),
             "bf16": precision == "bf16",
             "fp16": precision == "fp16",
+            **further,
         },
         trainer_arguments={
             "train_dataset": train,
@@ -236,11 +259,17 @@ def train_on_task(
         run.arguments["max_steps"] = min(run.arguments["max_steps"], kept)
     # Before the folder is made: a stage whose settings do not fit the model leaves none.
     trainer = build_trainer(run, loaded)
-    open_work_dir(work_dir, settings, unfinished)
+    with trainer.args.main_process_first():
+        if trainer.is_world_process_zero():
+            open_work_dir(work_dir, settings, unfinished)
     if max_minutes is not None:
         write_text(budget, json.dumps(run.arguments["max_steps"]))
     clock = StepClock()
     trainer.add_callback(clock)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback):
+            # It writes down where everything is, which does not belong into the finished folder.
+            callback.logging_dir = str(output_dir.with_name(f"{output_dir.name}-runs"))
     if early_stopping is not None:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=early_stopping))
     try:
@@ -252,6 +281,7 @@ def train_on_task(
         raise OSError(
             errno.ENOSPC, f"The disk is full: free some of it and give the same command again ({error})", str(work_dir)
         ) from error
+    losses = _curves(trainer.state.log_history, run.arguments["max_steps"])
     scores = trainer.evaluate()
     report = {
         "task": task,
@@ -259,19 +289,22 @@ def train_on_task(
         "metrics": {name: scores[f"eval_{name}"] for name in loaded_task.metrics},
         "rows": {"train": len(train), loaded_task.evaluation_split: len(evaluation)},
         "truncated": {"train": train_truncated, loaded_task.evaluation_split: evaluation_truncated},
-        # A run that continues from its last step makes one more, at learning rate 0.
+        # A run that continues from its last step makes one more, which changes nothing.
         "steps": min(trainer.state.global_step, run.arguments["max_steps"]),
         "best_step": trainer.state.best_global_step,
         "seconds_per_step": round(clock.seconds_per_step(), 4),
         "seconds_per_epoch": round(clock.seconds_per_step() * steps_per_epoch, 1),
         "precision": precision,
+        "losses": losses,
         "settings": {name: value for name, value in public_settings(settings).items() if value is not None},
         "environment": environment(),
     }
     report["task"] = report["settings"]["task"]
     if made_by is not None:
         report["command"] = command_line(made_by, report["settings"])
-    (save or save_folder)(trainer.model, tokenizer, report, output_dir)
+    if trainer.is_world_process_zero():
+        (save or save_folder)(trainer.model, tokenizer, report, output_dir)
+    trainer.accelerator.wait_for_everyone()
     return report
 
 
@@ -312,7 +345,8 @@ def last_complete_checkpoint(work_dir: Path) -> str | None:
         try:
             complete.append((TrainerState.load_from_json(str(folder / "trainer_state.json")).global_step, folder))
         except (OSError, json.JSONDecodeError):
-            shutil.rmtree(folder)
+            # Another process may do so too.
+            shutil.rmtree(folder, ignore_errors=True)
     return str(max(complete)[1]) if complete else None
 
 
@@ -368,12 +402,23 @@ def _steps_within(
     with tempfile.TemporaryDirectory() as scratch:
         arguments = run.arguments | {"output_dir": scratch, "max_steps": TRIAL_STEPS, "load_best_model_at_end": False}
         arguments |= dict.fromkeys(("eval_strategy", "save_strategy", "logging_strategy"), "no")
+        arguments["report_to"] = "none"
+        # A schedule that watches evaluations needs some; the time of a step does not depend on it.
+        for name in ("lr_scheduler_type", "lr_scheduler_kwargs", "torch_scheduler"):
+            arguments.pop(name, None)
         trial = build_trainer(replace(run, arguments=arguments), copy.deepcopy(run.model))
         clock = StepClock()
         trial.add_callback(clock)
         trial.train()
     durations = clock.durations[TRIAL_WARMUP:]
     return max(1, int(60 * max_minutes * len(durations) / sum(durations)))
+
+
+def _curves(history: list[dict[str, float]], max_steps: int) -> list[dict[str, float]]:
+    """What was logged at every step, without the time that it took."""
+    timed = ("_runtime", "_per_second", "epoch", "grad_norm", "_flos")
+    entries = ({key: value for key, value in entry.items() if not key.endswith(timed)} for entry in history)
+    return [entry for entry in entries if entry["step"] <= max_steps and {"loss", "eval_loss"} & entry.keys()]
 
 
 def computes_in_bf16() -> bool:
