@@ -27,12 +27,12 @@ OFAC_EMPTY = "-0-"
 OFAC_KINDS = {"individual": "person", "vessel": "vessel", "aircraft": "aircraft", OFAC_EMPTY: "organisation"}
 # Programs from before files had a length end them with this character.
 OLD_END_OF_FILE = "\x1a"
-MONTHS = {
-    month: place
-    for place, month in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), start=1)  # fmt: skip
-}
+MONTH_NAMES = "jan feb mar apr may jun jul aug sep oct nov dec"
+MONTHS = {month: place for place, month in enumerate(MONTH_NAMES.split(), start=1)}
 DATE = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?")
-WRITTEN_DATE = re.compile(r"(?:(\d{1,2}) )?(?:([A-Z][a-z]{2})[a-z]* )?(\d{4})(?: to (?:\d{1,2} )?(?:[A-Z][a-z]+ )?(\d{4}))?")
+WRITTEN_DATE = re.compile(
+    r"(?:(\d{1,2}) )?(?:([A-Z][a-z]{2})[a-z]* )?(\d{4})(?: to (?:\d{1,2} )?(?:[A-Z][a-z]+ )?(\d{4}))?"
+)
 # Names of countries on the lists that are not the usual ones.
 COUNTRY_NAMES = {
     "burma": "MM",
@@ -208,7 +208,9 @@ def read_un(source: Source, *, list_name: str = "UN") -> list[Entry]:
     options = {"resolve_entities": False, "load_dtd": False, "no_network": True}
     entries: dict[str, Entry] = {}
     try:
-        elements = etree.iterparse(io.BytesIO(read_bytes(source)), events=("end",), tag=("INDIVIDUAL", "ENTITY"), **options)
+        elements = etree.iterparse(
+            io.BytesIO(read_bytes(source)), events=("end",), tag=("INDIVIDUAL", "ENTITY"), **options
+        )
         for _, element in elements:
             entry = read_un_entry(element, list_name)
             if entry.source_id in entries:
@@ -380,7 +382,12 @@ def check_date(text: str) -> str:
     parts = text.split("/")
     for part in parts:
         match = DATE.fullmatch(part)
-        if len(parts) > 2 or not match or int(match[2] or 1) not in range(1, 13) or int(match[3] or 1) not in range(1, 32):
+        if (
+            len(parts) > 2
+            or not match
+            or int(match[2] or 1) not in range(1, 13)
+            or int(match[3] or 1) not in range(1, 32)
+        ):
             raise ValueError(f"expected a birth date such as 1948-12-10, 1948 or 1973/1974, got {text[:40]!r}.")
     return text
 
@@ -416,4 +423,14 @@ def country_code(name: str) -> str:
     return territories().get(plain_country(name), name.strip())
 
 
-__all__ = ["KINDS", "Entry", "ListError", "check_date", "country_code", "read_list", "read_ofac", "read_table", "read_un"]
+__all__ = [
+    "KINDS",
+    "Entry",
+    "ListError",
+    "check_date",
+    "country_code",
+    "read_list",
+    "read_ofac",
+    "read_table",
+    "read_un",
+]

@@ -174,7 +174,10 @@ def explain_name(first: Name, second: Name) -> tuple[Feature, ...]:
         how = word_similarity(first.words[i], second.words[j])[1]
         share = round(likeness * first.weights[i] / sum(first.weights), 4)
         features.append(Feature(f"word: {how}", share, f"{first.words[i]} / {second.words[j]} ({likeness:.2f})"))
-    for side, name, used in (("customer", first, {i for _, i, _ in aligned}), ("list", second, {j for *_, j in aligned})):
+    for side, name, used in (
+        ("customer", first, {i for _, i, _ in aligned}),
+        ("list", second, {j for *_, j in aligned}),
+    ):
         if rest := [word for place, word in enumerate(name.words) if place not in used]:
             features.append(Feature("words without counterpart", 0.0, f"{side}: {' '.join(rest)}"))
     if is_latin(first.text) != is_latin(second.text):

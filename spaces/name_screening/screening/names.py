@@ -10,17 +10,16 @@ from nicknames import NickNamer
 
 
 # Words that are in so many names that sharing or lacking them says little: particles, titles, legal forms.
-COMMON_WORDS = frozenset(
-    """
-    a al ad an as at el ul ar and abu bin ben bint ibn binti ould da das de del della der des di do dos du e i la las le
-    los of san st te the ter van vd von y
-    mr mrs ms miss dr eng prof sir lord hon sheikh shaykh shaikh sheik haji hajj hajji mullah mulla maulavi mawlawi sayed
-    sayyid seyed general gen colonel col major captain lt jr sr ii iii
-    ag association bhd bv co company corp corporation cv enterprise enterprises est establishment foundation fzco fze
-    general gmbh group holding holdings inc industries international intl jsc kft kg limited llc llp ltd ltda mb nv oao
-    ojsc ooo oy pao pjsc plc private pt pte pty pvt sa sal sarl sas sdn service services sl spa srl trading zao
-    """.split()
-)
+COMMON = """
+a al ad an as at el ul ar and abu bin ben bint ibn binti ould da das de del della der des di do dos du e i la las le
+los of san st te the ter van vd von y
+mr mrs ms miss dr eng prof sir lord hon sheikh shaykh shaikh sheik haji hajj hajji mullah mulla maulavi mawlawi sayed
+sayyid seyed general gen colonel col major captain lt jr sr ii iii
+ag association bhd bv co company corp corporation cv enterprise enterprises est establishment foundation fzco fze
+general gmbh group holding holdings inc industries international intl jsc kft kg limited llc llp ltd ltda mb nv oao
+ojsc ooo oy pao pjsc plc private pt pte pty pvt sa sal sarl sas sdn service services sl spa srl trading zao
+"""
+COMMON_WORDS = frozenset(COMMON.split())
 COMMON_WEIGHT = 0.25
 INITIAL_WEIGHT = 0.4
 # Words written together with the next one, or with the one before, as often as not.
