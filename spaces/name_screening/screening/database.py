@@ -88,6 +88,8 @@ alerts = Table(
     Column("listed_name", Text, nullable=False),
     Column("features", JSON, nullable=False),
     Column("rules_version", String(40), nullable=False),
+    # The model of the first pass over the entry's news, or "absent".
+    Column("model_version", String(200), nullable=False),
     Column("created_at", String(32), nullable=False),
     Column("status", String(20), nullable=False, index=True),
     Column("first_officer", String(100)),
@@ -127,6 +129,15 @@ for statement in ("UPDATE", "DELETE"):
             "BEGIN SELECT RAISE(ABORT, 'the audit log can only grow'); END"
         ).execute_if(dialect="sqlite"),
     )
+# An INSERT OR REPLACE deletes without a trigger.
+event.listen(
+    audit,
+    "after_create",
+    DDL(
+        "CREATE TRIGGER audit_no_replace BEFORE INSERT ON audit WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id) "
+        "BEGIN SELECT RAISE(ABORT, 'the audit log can only grow'); END"
+    ).execute_if(dialect="sqlite"),
+)
 event.listen(
     audit,
     "after_create",

@@ -81,6 +81,7 @@ def decide(database: Database, alert_id: int, *, officer: str, decision: str, re
             subject_of(alert.list_name, alert.source_id, alert.customer_id),
             reason.strip(),
             rules_version=alert.rules_version,
+            model_version=alert.model_version,
             alert_id=alert_id,
             details={
                 "status": status,
@@ -180,6 +181,12 @@ def read_versions(database: Database) -> list[dict[str, Any]]:
         return rows_of(connection, select(list_versions).order_by(list_versions.c.id.desc()))
 
 
+def current_settings(database: Database) -> dict[str, Any]:
+    """The settings in force."""
+    with database.reading() as connection:
+        return read_settings(connection)
+
+
 def rows_of(connection: Connection, query: Select) -> list[dict[str, Any]]:
     """The rows of a query as dictionaries."""
     return [dict(row._mapping) for row in connection.execute(query)]
@@ -205,6 +212,7 @@ __all__ = [
     "MATCH",
     "ReviewError",
     "change_setting",
+    "current_settings",
     "decide",
     "get_alert",
     "list_alerts",

@@ -26,6 +26,7 @@ UNDECIDED = (FIRST_REVIEW, SECOND_REVIEW)
 # Customers per transaction.
 BATCH = 500
 SYSTEM = "system"
+NO_MODEL = "absent"
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def import_list(
         ]
         if rows:
             connection.execute(insert(entries), rows)
-        model = classifier.version if classifier else "absent"
+        model = classifier.version if classifier else NO_MODEL
         dropped = {number: verdict for number, verdict in verdicts.items() if not verdict["relevant"]}
         record(
             connection,
@@ -354,7 +355,8 @@ def raise_alert(connection: Connection, watchlist: Watchlist, customer: Customer
     entry = match.entry
     key = (entry.list_name, entry.source_id)
     features = [asdict(feature) for feature in match.features]
-    if advice := watchlist.first_pass.get(key):
+    advice = watchlist.first_pass.get(key)
+    if advice:
         word = "relevant" if advice["relevant"] else "not relevant"
         text = f"news {word} ({advice['score']:.2f}): {advice['reason']} [{advice['model']}]"
         features.append({"name": "first pass", "effect": 0.0, "text": text})
@@ -372,6 +374,7 @@ def raise_alert(connection: Connection, watchlist: Watchlist, customer: Customer
         "listed_name": match.listed_name,
         "features": features,
         "rules_version": RULES_VERSION,
+        "model_version": advice["model"] if advice else NO_MODEL,
         "created_at": now(),
         "status": FIRST_REVIEW,
         "revision": 1,
