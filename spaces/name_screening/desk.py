@@ -302,7 +302,8 @@ class Desk:
             return f"{result.entries:,} entries: nothing has changed."
         return (
             f"Version {result.version}: {result.entries:,} entries, {result.added:,} added, "
-            f"{result.changed:,} changed, {result.removed:,} removed, news of {result.not_relevant:,} not relevant; {raised:,} new alerts."
+            f"{result.changed:,} changed, {result.removed:,} removed, news of {result.not_relevant:,} not relevant; "
+            f"{raised:,} new alerts."
         )
 
     def show_versions(self) -> list[list]:

@@ -99,13 +99,19 @@ def word_similarity(first: str, second: str) -> tuple[float, str]:
     similarity, how = Levenshtein.normalized_similarity(first, second), "spelling"
     if are_nicknames(first, second):
         return max(similarity, NICKNAME_SIMILARITY), "nickname"
-    sounds = sound_of(first), sound_of(second)
-    if min(map(len, sounds)) > 1:
-        sound = Levenshtein.normalized_similarity(*sounds)
-        sound = SOUND_SHARE * SOUND_WEIGHT * sound + (1 - SOUND_SHARE) * similarity
-        if sound > similarity:
-            similarity, how = sound, "sound"
+    sound = sound_similarity(first, second, similarity)
+    if sound > similarity:
+        similarity, how = sound, "sound"
     return (similarity, how) if similarity >= MIN_WORD_SIMILARITY else (0.0, "")
+
+
+def sound_similarity(first: str, second: str, spelling: float) -> float:
+    """How alike two texts sound, their likeness in spelling included; 0 where there is too little to hear."""
+    sounds = sound_of(first), sound_of(second)
+    if min(map(len, sounds)) < 2:
+        return 0.0
+    sound = Levenshtein.normalized_similarity(*sounds)
+    return SOUND_SHARE * SOUND_WEIGHT * sound + (1 - SOUND_SHARE) * spelling
 
 
 @lru_cache(maxsize=1 << 18)
@@ -143,10 +149,18 @@ def aligned_similarity(first: Name, second: Name, aligned: list[tuple[float, int
 
 
 def joined_similarity(first: Name, second: Name) -> float:
-    """How alike two names are without spaces, in any of the orders that start at another word."""
+    """
+    How alike two names are without spaces, in any of the orders that start at another word. Where they are divided
+    into words differently, as Chinese and Korean ones often are, their sound counts too.
+    """
     text, words = "".join(first.words), second.words
-    turns = ("".join(words[start:] + words[:start]) for start in range(len(words)))
-    return JOINED_WEIGHT * max(Levenshtein.normalized_similarity(text, turn) for turn in turns)
+    best = 0.0
+    for start in range(len(words)):
+        other = "".join(words[start:] + words[:start])
+        spelling = Levenshtein.normalized_similarity(text, other)
+        sound = sound_similarity(text, other, spelling) if len(first.words) != len(words) else 0.0
+        best = max(best, spelling, sound)
+    return JOINED_WEIGHT * best
 
 
 def name_similarity(first: Name, second: Name) -> float:
