@@ -24,13 +24,17 @@ from sqlalchemy import (
     UniqueConstraint,
     create_engine,
     event,
+    func,
     insert,
+    select,
 )
 
 
 DEFAULT_URL = "sqlite:///screening.db"
 # Seconds that a writer waits for another.
 PATIENCE = 30
+# Any number that no other program locks in the same PostgreSQL database.
+WRITERS_LOCK = 0x5C2EE4
 
 metadata = MetaData()
 list_versions = Table(
@@ -184,8 +188,10 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """One transaction: all that is done in it is kept, or none of it."""
+        """One transaction: all that is done in it is kept, or none of it. Writers wait for each other."""
         with self.engine.connect().execution_options(writing=True) as connection, connection.begin():
+            if connection.dialect.name == "postgresql":
+                connection.execute(select(func.pg_advisory_xact_lock(WRITERS_LOCK)))
             yield connection
 
 

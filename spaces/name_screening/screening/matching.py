@@ -33,6 +33,7 @@ SCRIPTS_WEIGHT = 0.95
 SAME_BIRTH_DATE, SAME_BIRTH_YEAR, OTHER_BIRTH_YEAR = 0.04, 0.02, -0.12
 SAME_COUNTRY, OTHER_COUNTRY = 0.01, -0.02
 OTHER_KIND = -0.1
+MAX_NAME = 500
 # Lists are a year or two wrong about births as often as not.
 YEARS_APART = 2
 
@@ -61,6 +62,8 @@ class Customer:
     def __post_init__(self) -> None:
         if not self.id.strip():
             raise ValueError("expected something in `id`, got nothing.")
+        if max(map(len, (self.id, self.name, *self.aliases))) > MAX_NAME:
+            raise ValueError(f"expected names and an `id` of at most {MAX_NAME} characters, got a longer one.")
         if not parse_name(self.name).words:
             raise ValueError(f"expected a `name` with letters, got {self.name[:40]!r}.")
         if self.kind and self.kind not in KINDS:

@@ -62,7 +62,7 @@ def decide(database: Database, alert_id: int, *, officer: str, decision: str, re
     if not officer.strip():
         raise ReviewError("The `officer` must be named: log in first.")
     with database.writing() as connection:
-        alert = connection.execute(select(alerts).where(alerts.c.id == alert_id).with_for_update()).first()
+        alert = connection.execute(select(alerts).where(alerts.c.id == alert_id)).first()
         if alert is None:
             raise ReviewError(f"There is no alert {alert_id}.")
         if alert.revision != revision or alert.status not in UNDECIDED:

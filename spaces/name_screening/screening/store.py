@@ -284,7 +284,7 @@ def upsert_customer(connection: Connection, customer: Customer) -> bool:
     fingerprint = fingerprint_of(customer)
     values = {"fingerprint": fingerprint, "content": asdict(customer), "changed_at": now()}
     query = select(customers.c.fingerprint).where(customers.c.id == customer.id)
-    known = connection.execute(query.with_for_update()).scalar()
+    known = connection.execute(query).scalar()
     if known is None:
         connection.execute(insert(customers).values(id=customer.id, **values))
     elif known != fingerprint:
@@ -308,12 +308,13 @@ def rescreen(database: Database, *, progress: Callable[[int], None] | None = Non
     watchlist = load_watchlist(database, added_after=through)
     raised = done = 0
     for batch in stored_customers(database):
-        matches = [(customer, fingerprint, watchlist.screener.screen(customer)) for customer, fingerprint in batch]
-        with database.writing() as connection:
-            for customer, fingerprint, found in matches:
-                # Who has changed meanwhile has been screened then.
-                if found and unchanged(connection, customer.id, fingerprint):
-                    raised += raise_alerts(connection, watchlist, customer, found)
+        screened = [(customer, fingerprint, watchlist.screener.screen(customer)) for customer, fingerprint in batch]
+        if any(found for _, _, found in screened):
+            with database.writing() as connection:
+                for customer, fingerprint, found in screened:
+                    # Who has changed meanwhile has been screened then.
+                    if found and unchanged(connection, customer.id, fingerprint):
+                        raised += raise_alerts(connection, watchlist, customer, found)
         done += len(batch)
         if progress:
             progress(done)
