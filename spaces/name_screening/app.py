@@ -3,8 +3,10 @@
 import os
 
 
-# Before gradio is imported: what is screened here concerns nobody else.
+# Before gradio is imported: what is screened here concerns nobody else. Gradio's history of runs would keep names, and
+# passwords, in the browser.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["GRADIO_RUN_HISTORY"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import gradio as gr
@@ -31,9 +33,10 @@ from screening.news import load_classifier
 from screening.review import CLEAR, MATCH
 
 
-MAX_UPLOAD = "64mb"
+LAUNCH = {"max_file_size": "64mb", "run_history": False, "enable_monitoring": False, "footer_links": ["api"]}
 # Seconds after which files that were uploaded or made for download are deleted, and how often that is looked at.
 DELETE_FILES = (600, 3600)
+FILE_HEIGHT = 90
 INTRODUCTION = """# Name screening
 Screens customers against published lists (OFAC, the UN, politically exposed persons, lists of your own), explains every
 score, and keeps what two officers decide. Looking is open; changing anything needs a login. Names that are typed in
@@ -77,7 +80,7 @@ def build_file(desk: Desk, session: gr.State) -> None:
     save = gr.Checkbox(label="Save the customers and raise alerts (needs a login)")
     button = gr.Button("Screen the file", variant="primary", elem_id="screen-file")
     summary = gr.Textbox(label="Result", interactive=False, elem_id="file-summary")
-    download = gr.File(label="All matches", interactive=False)
+    download = gr.File(label="All matches", interactive=False, height=FILE_HEIGHT)
     found = table(FILE_COLUMNS, "Matches", elem_id="file-matches")
     outputs = [summary, found, download]
     button.click(desk.screen_file, [customers, save, session], outputs, api_name="screen_file")
@@ -85,10 +88,7 @@ def build_file(desk: Desk, session: gr.State) -> None:
 
 def build_alerts(desk: Desk, session: gr.State, page: gr.Blocks) -> None:
     """The tab with the queue of alerts."""
-    with gr.Row():
-        queue = gr.Radio(list(QUEUES), value=next(iter(QUEUES)), label="Alerts", elem_id="queue")
-        export = gr.Button("Export as csv")
-        exported = gr.File(label="csv", interactive=False)
+    queue = gr.Radio(list(QUEUES), value=next(iter(QUEUES)), label="Alerts", elem_id="queue")
     alerts = table(ALERT_COLUMNS, "Click a row to review it", elem_id="alerts", max_height=320)
     with gr.Row():
         alert_id = gr.Number(label="Alert", precision=0, minimum=0, elem_id="alert-id")
@@ -103,6 +103,9 @@ def build_alerts(desk: Desk, session: gr.State, page: gr.Blocks) -> None:
         reason = gr.Textbox(label="Reason", elem_id="reason")
     button = gr.Button("Decide", variant="primary", elem_id="decide")
     decided = gr.Textbox(label="Result", interactive=False, elem_id="decided")
+    with gr.Row():
+        export = gr.Button("Export these alerts as csv")
+        exported = gr.File(label="csv", interactive=False, height=FILE_HEIGHT)
     shown = [status, revision, sides, reasons, log]
     page.load(desk.show_queue, queue, alerts, api_visibility="private")
     queue.change(desk.show_queue, queue, alerts, api_name="alerts")
@@ -157,11 +160,11 @@ def build_lists(desk: Desk, session: gr.State, page: gr.Blocks) -> None:
 
 def build_audit(desk: Desk, page: gr.Blocks) -> None:
     """The tab with the log."""
+    refresh = gr.Button("Refresh", elem_id="refresh-audit")
+    lines = table(AUDIT_COLUMNS, "The log can only grow", elem_id="audit", max_height=600)
     with gr.Row():
-        refresh = gr.Button("Refresh", elem_id="refresh-audit")
-        export = gr.Button("Export as csv", elem_id="export-audit")
-        exported = gr.File(label="csv", interactive=False, elem_id="audit-file")
-    lines = table(AUDIT_COLUMNS, "The log can only grow", elem_id="audit")
+        export = gr.Button("Export the whole log as csv", elem_id="export-audit")
+        exported = gr.File(label="csv", interactive=False, elem_id="audit-file", height=FILE_HEIGHT)
     page.load(desk.show_audit, None, lines, api_visibility="private")
     refresh.click(desk.show_audit, None, lines, api_name="audit")
     export.click(desk.export_audit, None, exported, api_name="export_audit")
@@ -172,12 +175,15 @@ def build(desk: Desk) -> gr.Blocks:
     with gr.Blocks(title="Name screening", delete_cache=DELETE_FILES) as page:
         session = gr.State({})
         gr.Markdown(INTRODUCTION)
+        state = gr.Textbox(label="In force", interactive=False, elem_id="state")
+        page.load(desk.show_state, None, state, api_name="state")
         with gr.Row():
             who = gr.Textbox("Not logged in", label="Officer", interactive=False, elem_id="who")
             name = gr.Textbox(label="Name", elem_id="login-name")
             password = gr.Textbox(label="Password", type="password", elem_id="login-password")
-            enter = gr.Button("Log in", elem_id="log-in")
-            leave = gr.Button("Log out")
+            with gr.Column(min_width=120):
+                enter = gr.Button("Log in", elem_id="log-in")
+                leave = gr.Button("Log out")
         gr.on(
             [enter.click, password.submit], desk.log_in, [name, password], [session, who, password], api_name="log_in"
         )
@@ -199,4 +205,4 @@ demo = build(Desk(open_database(), Accounts(), load_classifier()))
 
 
 if __name__ == "__main__":
-    demo.queue(default_concurrency_limit=4).launch(max_file_size=MAX_UPLOAD)
+    demo.queue(default_concurrency_limit=4).launch(**LAUNCH)

@@ -18,10 +18,11 @@ from screening.accounts import Accounts
 from screening.bulk import customer_row, match_row
 from screening.database import Database
 from screening.lists import read_bytes, read_list, table_rows
-from screening.matching import Customer, Match
+from screening.matching import RULES_VERSION, Customer, Match
 from screening.news import NewsClassifier
 from screening.review import (
     change_setting,
+    count_alerts,
     current_settings,
     decide,
     get_alert,
@@ -52,6 +53,7 @@ MAX_FILE_CUSTOMERS = 20_000
 MAX_TEXT = 300
 SESSION_SECONDS = 8 * 3600
 SHOWN_ROWS = 500
+MAX_EXPORT = 1_000_000
 QUEUES = {
     "to review": (FIRST_REVIEW, SECOND_REVIEW),
     "first review": (FIRST_REVIEW,),
@@ -172,6 +174,17 @@ class Desk:
             if self.loaded is None or self.loaded.state != state:
                 self.loaded = load_watchlist(self.database)
             return self.loaded
+
+    def show_state(self) -> str:
+        """What is screened against, and what waits for review."""
+        entries = self.watchlist().screener.entries
+        lists = len({entry.list_name for entry in entries})
+        waiting = count_alerts(self.database)
+        model = self.classifier.version if self.classifier else "none"
+        return (
+            f"{len(entries):,} entries of {lists} lists; {waiting:,} alerts to review; {RULES_VERSION}; "
+            f"model of the first pass over news: {model}"
+        )
 
     @friendly
     def log_in(self, name: str, password: str) -> tuple[dict, str, str]:
@@ -338,5 +351,5 @@ class Desk:
 
     def export_queue(self, queue: str) -> str:
         """A queue as csv."""
-        alerts = list_alerts(self.database, statuses=QUEUES[queue], limit=1_000_000)
+        alerts = list_alerts(self.database, statuses=QUEUES[queue], limit=MAX_EXPORT)
         return csv_file("alerts.csv", to_csv(alerts, list(alerts[0]) if alerts else ["id"]))

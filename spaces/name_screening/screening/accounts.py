@@ -21,9 +21,9 @@ COST = {"n": 1 << 15, "r": 8, "p": 1, "maxmem": 1 << 26}
 NAME = re.compile(r"[A-Za-z0-9._-]{1,60}")
 MIN_PASSWORD = 12
 MAX_PASSWORD = 200
-# Failed attempts on a name before it is closed, and for how long.
+# Failed attempts on a name before it is closed, and for how long: short, so that nobody keeps an officer out for long.
 MAX_FAILURES = 5
-LOCKED_SECONDS = 300.0
+LOCKED_SECONDS = 60.0
 
 
 def hash_password(password: str, salt: bytes | None = None) -> str:
@@ -63,7 +63,7 @@ class Accounts:
         with self.lock:
             recent = [at for at in self.failures.get(name, ()) if time.monotonic() - at < LOCKED_SECONDS]
             if len(recent) >= MAX_FAILURES:
-                raise ValueError(f"Too many failed attempts: try again in {LOCKED_SECONDS / 60:.0f} minutes.")
+                raise ValueError(f"Too many failed attempts: try again in {LOCKED_SECONDS:.0f} seconds.")
             # Counted before it is checked: parallel attempts count too.
             self.failures = {**self.failures, name: [*recent, time.monotonic()]}
         # A name that is not there costs as much time as a wrong password.

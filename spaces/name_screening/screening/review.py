@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, select, update
+from sqlalchemy import Connection, Row, Select, func, select, update
 
 from .database import Database, alerts, audit, customers, entries, list_versions, record
 from .matching import RULES_VERSION
@@ -142,6 +142,13 @@ def list_alerts(database: Database, *, statuses: Iterable[str] = UNDECIDED, limi
         return [with_staleness(row) for row in connection.execute(query)]
 
 
+def count_alerts(database: Database, *, statuses: Iterable[str] = UNDECIDED) -> int:
+    """How many alerts there are."""
+    with database.reading() as connection:
+        query = select(func.count()).select_from(alerts).where(alerts.c.status.in_(list(statuses)))
+        return connection.execute(query).scalar_one()
+
+
 def with_staleness(row: Row) -> dict[str, Any]:
     """An alert with what has changed since it was raised."""
     alert = dict(row._mapping)
@@ -212,6 +219,7 @@ __all__ = [
     "MATCH",
     "ReviewError",
     "change_setting",
+    "count_alerts",
     "current_settings",
     "decide",
     "get_alert",
