@@ -19,7 +19,8 @@ from screening.lists import ListError, country_code, read_list, read_ofac, read_
 SDN = (
     '36,"AEROCARIBBEAN AIRLINES",-0- ,"CUBA",-0- ,-0- ,-0- ,-0- ,-0- ,-0- ,-0- ,-0- \r\n'
     '2674,"ABBAS, Abu","individual","SDGT",-0- ,-0- ,-0- ,-0- ,-0- ,-0- ,-0- ,'
-    "\"DOB 10 Dec 1948; alt. DOB 1951 to 1953; nationality Iran; a.k.a. 'THE UNCLE'.\"\r\n"
+    '"DOB 10 Dec 1948; alt. DOB 1951 to 1953; alt. DOB 01 Jan 1960 to 31 Dec 1960; '
+    "nationality Iran; a.k.a. 'THE UNCLE'.\"\r\n"
 )
 ALT = '2674,12,"aka","ZAYDAN, Muhammad",-0- \r\n36,13,"aka","AERO-CARIBBEAN",-0- \r\n\x1a'
 UN = """<?xml version="1.0" encoding="UTF-8"?>
@@ -53,7 +54,7 @@ def test_ofac_is_read(pack):
     assert company.names == ("AEROCARIBBEAN AIRLINES", "AERO-CARIBBEAN")
     assert person.kind == "person"
     assert person.names == ("ABBAS, Abu", "ZAYDAN, Muhammad", "THE UNCLE")
-    assert person.birth_dates == ("1948-12-10", "1951/1953")
+    assert person.birth_dates == ("1948-12-10", "1951/1953", "1960")
     assert person.countries == ("IR",)
 
 

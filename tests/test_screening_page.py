@@ -304,7 +304,7 @@ def browser_page(browser, url):
     page.on("request", lambda request: requested.append(request.url))
     page.goto(url, wait_until="domcontentloaded")
     # Filled in by the page's own program: what is typed before it runs is lost.
-    expect(page.locator("#state textarea")).to_have_value(re.compile("^1 entries of 1 lists; 1 alerts to review"))
+    expect(page.locator("#state textarea")).to_have_value(re.compile("^1 entries of own; 1 alerts to review"))
     yield page, expect
     context.close()
     # The page asks no other machine for anything.

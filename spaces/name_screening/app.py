@@ -36,7 +36,6 @@ from screening.review import CLEAR, MATCH
 LAUNCH = {"max_file_size": "64mb", "run_history": False, "enable_monitoring": False, "footer_links": ["api"]}
 # Seconds after which files that were uploaded or made for download are deleted, and how often that is looked at.
 DELETE_FILES = (600, 3600)
-FILE_HEIGHT = 90
 INTRODUCTION = """# Name screening
 Screens customers against published lists (OFAC, the UN, politically exposed persons, lists of your own), explains every
 score, and keeps what two officers decide. Looking is open; changing anything needs a login. Names that are typed in
@@ -80,7 +79,7 @@ def build_file(desk: Desk, session: gr.State) -> None:
     save = gr.Checkbox(label="Save the customers and raise alerts (needs a login)")
     button = gr.Button("Screen the file", variant="primary", elem_id="screen-file")
     summary = gr.Textbox(label="Result", interactive=False, elem_id="file-summary")
-    download = gr.File(label="All matches", interactive=False, height=FILE_HEIGHT)
+    download = gr.DownloadButton("Save all matches as csv")
     found = table(FILE_COLUMNS, "Matches", elem_id="file-matches")
     outputs = [summary, found, download]
     button.click(desk.screen_file, [customers, save, session], outputs, api_name="screen_file")
@@ -94,9 +93,8 @@ def build_alerts(desk: Desk, session: gr.State, page: gr.Blocks) -> None:
         alert_id = gr.Number(label="Alert", precision=0, minimum=0, elem_id="alert-id")
         status = gr.Textbox(label="Status", interactive=False, elem_id="status")
         revision = gr.Number(label="Revision you see", precision=0, interactive=False)
-    with gr.Row():
-        sides = table(SIDE_COLUMNS, "Both sides", elem_id="sides")
-        reasons = table(REASON_COLUMNS[1:], "Why", elem_id="why")
+    sides = table(SIDE_COLUMNS, "Both sides", elem_id="sides", column_widths=["12%", "40%", "48%"])
+    reasons = table(REASON_COLUMNS[1:], "Why", elem_id="why", column_widths=["22%", "10%", "68%"])
     log = table(LOG_COLUMNS, "Decided so far", elem_id="log")
     with gr.Row():
         decision = gr.Radio([CLEAR, MATCH], label="Decision", elem_id="decision")
@@ -104,8 +102,8 @@ def build_alerts(desk: Desk, session: gr.State, page: gr.Blocks) -> None:
     button = gr.Button("Decide", variant="primary", elem_id="decide")
     decided = gr.Textbox(label="Result", interactive=False, elem_id="decided")
     with gr.Row():
-        export = gr.Button("Export these alerts as csv")
-        exported = gr.File(label="csv", interactive=False, height=FILE_HEIGHT)
+        export = gr.Button("Make a csv of these alerts")
+        exported = gr.DownloadButton("Save the csv")
     shown = [status, revision, sides, reasons, log]
     page.load(desk.show_queue, queue, alerts, api_visibility="private")
     queue.change(desk.show_queue, queue, alerts, api_name="alerts")
@@ -136,7 +134,7 @@ def build_lists(desk: Desk, session: gr.State, page: gr.Blocks) -> None:
             button = gr.Button("Import", variant="primary", elem_id="import")
     result = gr.Textbox(label="Result", interactive=False, elem_id="import-result")
     with gr.Row():
-        current = gr.Code(label="Settings that were changed", language="json", interactive=False)
+        current = gr.Code(label="Settings", language="json", interactive=False)
         with gr.Column():
             threshold = gr.Slider(0.5, 1.0, DEFAULT_THRESHOLD, step=0.01, label="Threshold of the list named above")
             advice_only = gr.Checkbox(True, label="The first pass over news only advises")
@@ -161,10 +159,11 @@ def build_lists(desk: Desk, session: gr.State, page: gr.Blocks) -> None:
 def build_audit(desk: Desk, page: gr.Blocks) -> None:
     """The tab with the log."""
     refresh = gr.Button("Refresh", elem_id="refresh-audit")
-    lines = table(AUDIT_COLUMNS, "The log can only grow", elem_id="audit", max_height=600)
+    widths = ["4%", "14%", "8%", "13%", "5%", "17%", "20%", "6%", "6%", "7%"]
+    lines = table(AUDIT_COLUMNS, "The log can only grow", elem_id="audit", max_height=600, column_widths=widths)
     with gr.Row():
-        export = gr.Button("Export the whole log as csv", elem_id="export-audit")
-        exported = gr.File(label="csv", interactive=False, elem_id="audit-file", height=FILE_HEIGHT)
+        export = gr.Button("Make a csv of the whole log", elem_id="export-audit")
+        exported = gr.DownloadButton("Save the csv", elem_id="audit-file")
     page.load(desk.show_audit, None, lines, api_visibility="private")
     refresh.click(desk.show_audit, None, lines, api_name="audit")
     export.click(desk.export_audit, None, exported, api_name="export_audit")

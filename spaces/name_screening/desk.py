@@ -178,11 +178,11 @@ class Desk:
     def show_state(self) -> str:
         """What is screened against, and what waits for review."""
         entries = self.watchlist().screener.entries
-        lists = len({entry.list_name for entry in entries})
+        lists = ", ".join(sorted({entry.list_name for entry in entries})) or "no list"
         waiting = count_alerts(self.database)
         model = self.classifier.version if self.classifier else "none"
         return (
-            f"{len(entries):,} entries of {lists} lists; {waiting:,} alerts to review; {RULES_VERSION}; "
+            f"{len(entries):,} entries of {lists}; {waiting:,} alerts to review; {RULES_VERSION}; "
             f"model of the first pass over news: {model}"
         )
 

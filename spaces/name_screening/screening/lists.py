@@ -399,7 +399,7 @@ def written_date(text: str) -> str:
         return ""
     day, month, year, last_year = match.groups()
     if last_year:
-        return f"{year}/{last_year}"
+        return year if last_year == year else f"{year}/{last_year}"
     if month and month.lower() in MONTHS:
         return f"{year}-{MONTHS[month.lower()]:02}" + (f"-{int(day):02}" if day else "")
     return year

@@ -198,7 +198,8 @@ def explain_name(first: Name, second: Name) -> tuple[Feature, ...]:
         if rest := [word for place, word in enumerate(name.words) if place not in used]:
             features.append(Feature("words without counterpart", 0.0, f"{side}: {' '.join(rest)}"))
     if is_latin(first.text) != is_latin(second.text):
-        features.append(Feature("transliterated", round(similarity - similarity / SCRIPTS_WEIGHT, 4), second.latin))
+        text = second.latin if is_latin(first.text) else first.latin
+        features.append(Feature("transliterated", round(similarity - similarity / SCRIPTS_WEIGHT, 4), text))
     elif similarity > by_words:
         features.append(Feature("without spaces", round(similarity - by_words, 4), "alike when written together"))
     return tuple(features)
