@@ -151,17 +151,17 @@ def aligned_similarity(first: Name, second: Name, aligned: list[tuple[float, int
     return share * max(covered, other) + (1 - share) * min(covered, other)
 
 
-def joined_similarity(first: Name, second: Name) -> float:
+def joined_similarity(first: tuple[str, ...], second: tuple[str, ...]) -> float:
     """
     How alike two names are without spaces, in any of the orders that start at another word. Where they are divided
     into words differently, as Chinese and Korean ones often are, their sound counts too.
     """
-    text, words = "".join(first.words), second.words
+    text = "".join(first)
     best = 0.0
-    for start in range(len(words)):
-        other = "".join(words[start:] + words[:start])
+    for start in range(len(second)):
+        other = "".join(second[start:] + second[:start])
         spelling = Levenshtein.normalized_similarity(text, other)
-        sound = sound_similarity(text, other, spelling) if len(first.words) != len(words) else 0.0
+        sound = sound_similarity(text, other, spelling) if len(first) != len(second) else 0.0
         best = max(best, spelling, sound)
     return JOINED_WEIGHT * best
 
@@ -178,7 +178,10 @@ def name_similarity(first: Name, second: Name) -> float:
     """
     similarity = aligned_similarity(first, second, align(first, second))
     if similarity < 1.0:
-        similarity = max(similarity, joined_similarity(first, second))
+        similarity = max(similarity, joined_similarity(first.words, second.words))
+        cores = first.core, second.core
+        if cores != (first.words, second.words):
+            similarity = max(similarity, joined_similarity(*cores))
     return similarity if is_latin(first.text) == is_latin(second.text) else SCRIPTS_WEIGHT * similarity
 
 

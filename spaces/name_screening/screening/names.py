@@ -15,9 +15,12 @@ a al ad an as at el ul ar and abu bin ben bint ibn binti ould da das de del dell
 los of san st te the ter van vd von y
 mr mrs ms miss dr eng prof sir lord hon sheikh shaykh shaikh sheik haji hajj hajji mullah mulla maulavi mawlawi sayed
 sayyid seyed general gen colonel col major captain lt jr sr ii iii
-ag association bhd bv co company corp corporation cv enterprise enterprises est establishment foundation fzco fze
-general gmbh group holding holdings inc industries international intl jsc kft kg limited llc llp ltd ltda mb nv oao
-ojsc ooo oy pao pjsc plc private pt pte pty pvt sa sal sarl sas sdn service services sl spa srl trading zao
+ag aktsionernoe aktsionernoye anonima ao association bhd bv cia closed co compania company corp corporation cv
+enterprise enterprises est establishment firm foundation fzco fze gmbh group holding holdings inc industries
+international intl joint jsc kft kg liability limited llc llp ltd ltda mb nv oao obschestvo obshchestvo ogranichennoi
+ogranichennoy ojsc ooo organisation organization otkrytoe otkrytoye otvetstvennostyu oy pao pjsc plc private pt pte
+pty public pvt sa sal sarl sas sdn service services sl sociedad societe society spa srl stock trading zakrytoe
+zakrytoye zao
 """
 COMMON_WORDS = frozenset(COMMON.split())
 COMMON_WEIGHT = 0.25
@@ -65,11 +68,20 @@ VOWELS = frozenset("aeiouyh")
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A name as written and as it is compared."""
+    """
+    A name as written and as it is compared.
+
+    Args:
+        text (`str`): As written.
+        words (`tuple` of `str`): In Latin letters.
+        weights (`tuple` of `float`): How much each word counts.
+        core (`tuple` of `str`): The words that are not in many names; all of them where there is no other.
+    """
 
     text: str
     words: tuple[str, ...]
     weights: tuple[float, ...]
+    core: tuple[str, ...]
 
     @property
     def latin(self) -> str:
@@ -108,7 +120,9 @@ def parse_name(text: str) -> Name:
             prefix = ""
     if prefix:
         words.append(prefix)
-    return Name(text, tuple(words), tuple(weight_of(word) for word in words))
+    weights = tuple(weight_of(word) for word in words)
+    core = tuple(word for word, weight in zip(words, weights, strict=True) if weight == 1.0)
+    return Name(text, tuple(words), weights, core or tuple(words))
 
 
 def weight_of(word: str) -> float:
