@@ -17,7 +17,7 @@ import yaml
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from screening.accounts import MAX_FAILURES, Accounts
+from screening.accounts import COST, MAX_FAILURES, Accounts
 from screening.database import Database
 from screening.lists import Entry
 from screening.matching import Customer
@@ -49,6 +49,13 @@ def app(tmp_path_factory):
         sys.modules[specification.name] = module
         specification.loader.exec_module(module)
         yield module
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cheap_hashes():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(COST, "n", 1 << 8)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -355,8 +355,9 @@ def test_a_setting_that_may_not_be_is_refused(database, name, value, reason):
 
 def test_csv_holds_no_formula():
     formulas = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "＝1"]
-    others = ["plain", 'a "quoted", cell', "0.75", ""]
-    text = to_csv([{"cell": cell} for cell in (*formulas, "plain", 'a "quoted", cell', 0.75, None)], ["cell"])
+    others = ["plain", 'a "quoted", cell', "0.75", "", '{"a": "б"}']
+    given = (*formulas, "plain", 'a "quoted", cell', 0.75, None, {"a": "б"})
+    text = to_csv([{"cell": cell} for cell in given], ["cell"])
     (header,), *cells = csv.reader(io.StringIO(text, newline=""))
     assert header == "cell"
     assert [cell for (cell,) in cells] == [*(f"'{formula}" for formula in formulas), *others]

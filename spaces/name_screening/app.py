@@ -34,7 +34,8 @@ from screening.review import CLEAR, MATCH
 
 
 LAUNCH = {"max_file_size": "64mb", "run_history": False, "enable_monitoring": False, "footer_links": ["api"]}
-# Seconds after which files that were uploaded or made for download are deleted, and how often that is looked at.
+# How often Gradio looks for files that were uploaded or made for download, and the age at which it deletes them, in
+# seconds.
 DELETE_FILES = (600, 3600)
 INTRODUCTION = """# Name screening
 Screens customers against published lists (OFAC, the UN, politically exposed persons, lists of your own), explains every
@@ -159,8 +160,8 @@ def build_lists(desk: Desk, session: gr.State, page: gr.Blocks) -> None:
 def build_audit(desk: Desk, page: gr.Blocks) -> None:
     """The tab with the log."""
     refresh = gr.Button("Refresh", elem_id="refresh-audit")
-    widths = ["4%", "14%", "8%", "13%", "5%", "17%", "20%", "6%", "6%", "7%"]
-    lines = table(AUDIT_COLUMNS, "The log can only grow", elem_id="audit", max_height=600, column_widths=widths)
+    widths = ["4%", "14%", "8%", "14%", "5%", "20%", "21%", "7%", "7%"]
+    lines = table(AUDIT_COLUMNS[:-1], "The log can only grow", elem_id="audit", max_height=600, column_widths=widths)
     with gr.Row():
         export = gr.Button("Make a csv of the whole log", elem_id="export-audit")
         exported = gr.DownloadButton("Save the csv", elem_id="audit-file")

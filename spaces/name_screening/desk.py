@@ -4,6 +4,7 @@ import hashlib
 import html
 import json
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -49,6 +50,10 @@ from screening.store import (
 
 
 SAMPLE = Path(__file__).parent / "sample"
+# Gone when the program ends.
+SCRATCH = tempfile.TemporaryDirectory(prefix="screening-")
+# How long a file made for download is kept.
+KEPT_SECONDS = 600
 MAX_FILE_CUSTOMERS = 20_000
 MAX_TEXT = 300
 SESSION_SECONDS = 8 * 3600
@@ -75,7 +80,7 @@ def open_database() -> Database:
     """The database that `SCREENING_DATABASE` names; without it one that holds the sample and goes with the program."""
     if os.environ.get("SCREENING_DATABASE"):
         return Database()
-    database = Database(f"sqlite:///{tempfile.mkdtemp(prefix='screening-')}/sample.db")
+    database = Database(f"sqlite:///{SCRATCH.name}/sample.db")
     sample = read_list(SAMPLE / "sdn.csv", SAMPLE / "alt.csv", list_name="OFAC SDN (sample)")
     import_list(database, sample, officer="sample")
     save_customers(database, read_customers((SAMPLE / "customers.csv").read_bytes(), "customers.csv"), officer="sample")
@@ -139,8 +144,13 @@ def table_row(number: int, match: Match) -> list:
 
 def csv_file(name: str, text: str) -> str:
     """A file to download."""
-    path = Path(tempfile.mkdtemp(prefix="screening-")) / name
+    folder = tempfile.mkdtemp(dir=SCRATCH.name)
+    path = Path(folder) / name
     path.write_text(text, encoding="utf-8-sig")
+    # Gradio has made a copy by then, which it deletes itself.
+    timer = threading.Timer(KEPT_SECONDS, shutil.rmtree, (folder, True))
+    timer.daemon = True
+    timer.start()
     return str(path)
 
 
@@ -189,6 +199,8 @@ class Desk:
     @friendly
     def log_in(self, name: str, password: str) -> tuple[dict, str, str]:
         """Logs an officer in."""
+        if self.accounts.path is None:
+            raise ValueError("Nobody can log in here: no accounts are set up (README, Officers).")
         name = short(name, "name")
         if not self.accounts.check(name, password or ""):
             raise ValueError("This name and password do not belong together.")
@@ -343,7 +355,7 @@ class Desk:
     def show_audit(self) -> list[list]:
         """The latest lines of the log."""
         lines = read_audit(self.database, limit=SHOWN_ROWS)
-        return [[str(line[column] or "") for column in AUDIT_COLUMNS] for line in lines]
+        return [[str(line[column] or "") for column in AUDIT_COLUMNS[:-1]] for line in lines]
 
     def export_audit(self) -> str:
         """The whole log as csv."""

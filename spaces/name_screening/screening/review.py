@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -201,6 +202,8 @@ def rows_of(connection: Connection, query: Select) -> list[dict[str, Any]]:
 
 def safe_cell(value: object) -> str:
     """A value as a cell that no spreadsheet takes for a formula."""
+    if isinstance(value, dict | list):
+        value = json.dumps(value, ensure_ascii=False)
     text = "" if value is None else str(value)
     return f"'{text}" if text.lstrip(" ").startswith(FORMULA_STARTS) else text
 
