@@ -14,9 +14,10 @@ from nomenklatura.matching import get_algorithm
 SCHEMAS = {"person": "Person", "organisation": "Organization"}
 
 
-def entity(side: str, kind: str, name: str):
+def entity(number: int, kind: str, name: str):
     made = model.make_entity(SCHEMAS[kind])
-    made.id = side
+    # The matchers remember what they know of an identifier.
+    made.id = f"entity-{number}"
     made.add("name", name)
     return made
 
@@ -24,7 +25,12 @@ def entity(side: str, kind: str, name: str):
 def main():
     algorithm = get_algorithm(sys.argv[1])
     config = algorithm.default_config()
-    pairs = [(entity("a", kind, first), entity("b", kind, second)) for first, second, kind in json.load(sys.stdin)]
+    pairs = [
+        (entity(2 * number, kind, first), entity(2 * number + 1, kind, second))
+        for number, (first, second, kind) in enumerate(json.load(sys.stdin))
+    ]
+    # Loads what it needs before the clock runs.
+    algorithm.compare(entity(-1, "person", "Ann Lee"), entity(-2, "person", "Anna Li"), config)
     start = time.perf_counter()
     scores = [algorithm.compare(first, second, config).score for first, second in pairs]
     json.dump({"scores": scores, "seconds": time.perf_counter() - start}, sys.stdout)
