@@ -136,3 +136,17 @@ def test_public_names_exist():
         assert callable(getattr(compactbert, name))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         compactbert.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("space", sorted((ROOT / "spaces").iterdir()), ids=lambda path: path.name)
+def test_spaces_are_self_contained(space):
+    requirements = (space / "requirements.txt").read_text().split()
+    installed = {requirement.split("==")[0] for requirement in requirements}
+    assert all(re.fullmatch(r"[a-z0-9_-]+==[0-9.]+", requirement) for requirement in requirements)
+    own = {path.stem for path in space.iterdir()}
+    # Only who names a model needs it, and the model's library with it.
+    optional = {"transformers"}
+    for path in space.rglob("*.py"):
+        for level, module in imports_of(path):
+            name = module.split(".")[0]
+            assert level or name in {*sys.stdlib_module_names, *own, *installed, *optional}, f"{path.name}: {module}"

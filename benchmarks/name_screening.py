@@ -1,0 +1,395 @@
+"""Name screening on public names: recall and false positives beside rapidfuzz and nomenklatura, and speed.
+
+COMPACTBERT_DATA=... python benchmarks/name_screening.py quality --nomenklatura PYTHON
+COMPACTBERT_DATA=... python benchmarks/name_screening.py lists
+COMPACTBERT_DATA=... python benchmarks/name_screening.py speed 100000 1000000
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import unicodedata
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rapidfuzz import fuzz, process, utils
+
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "spaces" / "name_screening"))
+from results import Results
+
+from screening.bulk import screen_parquet
+from screening.index import NameIndex
+from screening.lists import Entry, read_ofac, read_un
+from screening.matching import DEFAULT_THRESHOLD, RULES_VERSION, Customer, Screener, name_similarity
+from screening.names import parse_name
+
+
+DATA = Path(os.environ.get("COMPACTBERT_DATA", "data")) / "names"
+RESULTS = Results(__file__)
+SEED = 0
+KINDS = {"individual": "person", "entity": "organisation", "pep": "person"}
+# Pairs of each group and half, at most.
+POSITIVES, NEGATIVES = 1500, 3000
+# Share of nearest-name negatives that may be above a system's threshold on the half it is chosen on.
+FALSE_POSITIVES = (0.01, 0.05)
+RESAMPLES = 1000
+
+
+def half_of(key: str) -> str:
+    """Which half an entity belongs to: thresholds are chosen on one and reported on the other."""
+    return "tune" if hashlib.sha256(f"{SEED}{key}".encode()).digest()[0] < 128 else "test"
+
+
+def script_of(text: str) -> str:
+    """The script of most letters."""
+    letters = [unicodedata.name(letter, "?").split()[0] for letter in text if letter.isalpha()]
+    return max(set(letters), key=letters.count) if letters else ""
+
+
+def positive_pairs() -> pd.DataFrame:
+    """Two names of one listed person or organisation, or of one politician."""
+    sanctions = pd.read_parquet(DATA / "sanctions_alias_pairs.parquet")
+    sanctions = sanctions[sanctions.type.isin(["individual", "entity"])]
+    rows = [(row.name1, row.name2, row.type, row.source) for row in sanctions.itertuples()]
+    for row in pd.read_parquet(DATA / "everypolitician_names.parquet").itertuples():
+        rows += [(row.names[0], other, "pep", row.id) for other in row.names[1:]]
+    pairs = pd.DataFrame(rows, columns=["first", "second", "source", "key"])
+    same = [
+        script_of(first) == script_of(second) for first, second in zip(pairs["first"], pairs["second"], strict=True)
+    ]
+    pairs["script"] = np.where(same, "same", "cross")
+    pairs["half"] = pairs["key"].map(half_of)
+    groups = [group.sample(min(len(group), POSITIVES), random_state=SEED) for _, group in pairs.groupby(GROUP)]
+    return pd.concat(groups, ignore_index=True)
+
+
+GROUP = ["source", "script", "half"]
+
+
+def negative_pairs(positives: pd.DataFrame) -> pd.DataFrame:
+    """
+    Names that are nobody's on the list, each with the listed names nearest to it: the two nearest by each of two
+    rapidfuzz ratios over transliterated names, and by our own score, so that every system meets its own worst cases.
+    """
+    listed = positives[positives["source"] != "entity"]
+    names = list(dict.fromkeys(listed["first"]))
+    parsed = [parse_name(name) for name in names]
+    latin = [name.latin for name in parsed]
+    index = NameIndex(parsed)
+    made_up = [pd.read_csv(DATA / f"yente_negatives_{world}_20k.csv.gz")["full_name"] for world in ("global", "us")]
+    customers = pd.concat([column.sample(1500, random_state=SEED) for column in made_up]).drop_duplicates()
+    politicians = listed[listed["source"] == "pep"].groupby("script").head(1500)
+    own = positives.groupby("key")[["first", "second"]].agg(list)
+    queries = [(name, name, set()) for name in customers]
+    queries += [
+        (row.second, row.key, {*own.loc[row.key, "first"], *own.loc[row.key, "second"]})
+        for row in politicians.itertuples()
+    ]
+    rows = []
+    for text, key, others in queries:
+        query = parse_name(text)
+        if not query.words:
+            continue
+        nearest = set()
+        for scorer in (fuzz.token_sort_ratio, fuzz.token_set_ratio):
+            nearest.update(place for _, _, place in process.extract(query.latin, latin, scorer=scorer, limit=4)[:4])
+        ours = sorted(index.search(query), key=lambda place: -name_similarity(query, parsed[place]))
+        nearest.update(ours[:3])
+        # A namesake is no error of a system that only sees names.
+        wrong = [names[place] for place in nearest if names[place] not in others and latin[place] != query.latin]
+        rows += [(text, name, key) for name in wrong]
+    pairs = pd.DataFrame(rows, columns=["first", "second", "key"]).drop_duplicates()
+    same = [
+        script_of(first) == script_of(second) for first, second in zip(pairs["first"], pairs["second"], strict=True)
+    ]
+    pairs["script"] = np.where(same, "same", "cross")
+    pairs["half"] = pairs["key"].map(half_of)
+    groups = [
+        group.sample(min(len(group), NEGATIVES), random_state=SEED) for _, group in pairs.groupby(["script", "half"])
+    ]
+    return pd.concat(groups, ignore_index=True).assign(source="pep")
+
+
+def ours(first: str, second: str) -> float:
+    names = parse_name(first), parse_name(second)
+    return name_similarity(*names) if names[0].words and names[1].words else 0.0
+
+
+def ratio(scorer: Callable[..., float]) -> Callable[[str, str], float]:
+    return lambda first, second: scorer(first, second, processor=utils.default_process) / 100
+
+
+SYSTEMS = {
+    "this Space": ours,
+    "rapidfuzz token_sort_ratio": ratio(fuzz.token_sort_ratio),
+    "rapidfuzz token_set_ratio": ratio(fuzz.token_set_ratio),
+    "rapidfuzz WRatio": ratio(fuzz.WRatio),
+}
+# What yente, which serves nomenklatura's matchers, calls a match.
+NOMENKLATURA_THRESHOLD = 0.7
+NOMENKLATURA = ("logic-v1", "logic-v2", "name-based", "regression-v1")
+
+
+def score_pairs(system: Callable[[str, str], float], pairs: pd.DataFrame) -> tuple[np.ndarray, float]:
+    """Scores, and microseconds for a pair."""
+    start = time.perf_counter()
+    scores = np.array([system(first, second) for first, second in zip(pairs["first"], pairs["second"], strict=True)])
+    return scores, (time.perf_counter() - start) / len(pairs) * 1e6
+
+
+def score_with_nomenklatura(python: str, algorithm: str, pairs: pd.DataFrame) -> tuple[np.ndarray, float]:
+    """The same by nomenklatura, in its own environment."""
+    rows = list(zip(pairs["first"], pairs["second"], pairs["source"].map(KINDS), strict=True))
+    script = Path(__file__).with_name("nomenklatura_scores.py")
+    done = subprocess.run(
+        [python, script, algorithm], input=json.dumps(rows), capture_output=True, text=True, check=True
+    )
+    answer = json.loads(done.stdout)
+    return np.array(answer["scores"]), answer["seconds"] / len(pairs) * 1e6
+
+
+def interval(hits: np.ndarray, keys: pd.Series) -> dict[str, float]:
+    """A share with the 95 % interval of a bootstrap over entities, whose pairs are not independent."""
+    table = pd.DataFrame({"hit": hits, "key": keys.to_numpy()}).groupby("key")["hit"].agg(["sum", "count"]).to_numpy()
+    draws = np.random.default_rng(SEED).integers(len(table), size=(RESAMPLES, len(table)))
+    shares = table[draws, 0].sum(1) / table[draws, 1].sum(1)
+    low, high = np.quantile(shares, [0.025, 0.975])
+    return {"share": float(hits.mean()), "low": float(low), "high": float(high), "pairs": len(hits)}
+
+
+def threshold_for(scores: np.ndarray, share: float) -> float:
+    """The lowest threshold that at most this share of the scores reaches."""
+    for threshold in np.unique(np.append(scores, 1.0)):
+        if (scores >= threshold).mean() <= share:
+            return float(threshold)
+    return float(np.nextafter(scores.max(), np.inf))
+
+
+def report(scores: np.ndarray, pairs: pd.DataFrame, threshold: float) -> dict:
+    """Recall of every group of positives and false positives of every group of negatives, on the half for reports."""
+    groups = {}
+    for (source, script), group in pairs[pairs["half"] == "test"].groupby(["group", "script"]):
+        groups[f"{source} {script}"] = interval(scores[group.index] >= threshold, group["key"])
+    return {"threshold": threshold, **groups}
+
+
+def measure_quality(python: str | None) -> None:
+    """Every system that has no result yet."""
+    positives = positive_pairs()
+    negatives = negative_pairs(positives)
+    pairs = pd.concat(
+        [positives.assign(group=positives["source"]), negatives.assign(group="negative")], ignore_index=True
+    )
+    print(pairs.groupby(["group", "script", "half"]).size())
+    # Negatives of each script count alike, whatever their number.
+    tuning = {
+        script: pairs.query(f"half == 'tune' and group == 'negative' and script == '{script}'").index
+        for script in ("same", "cross")
+    }
+    systems = {name: lambda system=system: score_pairs(system, pairs) for name, system in SYSTEMS.items()}
+    if python:
+        systems |= {
+            f"nomenklatura {name}": lambda name=name: score_with_nomenklatura(python, name, pairs)
+            for name in NOMENKLATURA
+        }
+    for name, system in systems.items():
+        if RESULTS.found("quality", name):
+            continue
+        scores, microseconds = system()
+        result: dict = {"microseconds_per_pair": microseconds}
+        for share in FALSE_POSITIVES:
+            threshold = threshold_for(np.concatenate([scores[index[:1000]] for index in tuning.values()]), share)
+            result[f"at {share:.0%} false positives"] = report(scores, pairs, threshold)
+        if name == "this Space":
+            result["at the default threshold"] = report(scores, pairs, DEFAULT_THRESHOLD)
+        if name.startswith("nomenklatura"):
+            result["at its own threshold"] = report(scores, pairs, NOMENKLATURA_THRESHOLD)
+        RESULTS.record(("quality", name), result)
+        print(name, json.dumps(result, indent=1))
+    versions = {"rapidfuzz": version("rapidfuzz"), "rules": RULES_VERSION}
+    if python:
+        command = [python, "-c", "from importlib.metadata import version; print(version('nomenklatura'))"]
+        versions["nomenklatura"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    RESULTS.record(("versions",), versions)
+
+
+def measure_lists() -> None:
+    """The published lists as they are: customers who are on them under a name that was taken off, and who are not."""
+    entries = read_ofac(DATA / "ofac_sdn.csv.gz", DATA / "ofac_alt.csv.gz") + read_un(DATA / "un_consolidated.xml.gz")
+    entries = [entry for entry in entries if entry.kind in ("person", "organisation")]
+    rng = random.Random(SEED)
+    held_out: dict[int, str] = {}
+    kept = []
+    for place, entry in enumerate(entries):
+        names = list(entry.names)
+        if len(names) > 1 and half_of(f"{entry.list_name}{entry.source_id}") == "test":
+            held_out[place] = names.pop(rng.randrange(1, len(names)))
+        kept.append(
+            Entry(entry.list_name, entry.source_id, entry.kind, tuple(names), entry.birth_dates, entry.countries)
+        )
+    screener = Screener(kept)
+    recall = {}
+    for kind in ("person", "organisation"):
+        found, keys = [], []
+        for place, name in held_out.items():
+            if kept[place].kind == kind and parse_name(name).words:
+                matches = screener.screen(Customer("c", name, kind=kind))
+                found.append(any(match.entry is kept[place] for match in matches))
+                keys.append(str(place))
+        recall[kind] = interval(np.array(found), pd.Series(keys))
+    false = {}
+    full = Screener(entries)
+    for world in ("global", "us"):
+        table = pd.read_csv(DATA / f"yente_negatives_{world}_20k.csv.gz").fillna("")
+        table = table[[half_of(name) == "test" for name in table["full_name"]]]
+        rows = list(zip(table["full_name"], table["date_of_birth"], table["nationality"], strict=True))
+        for fields in ("names only", "all fields"):
+            customers = [
+                Customer(str(i), name, (), "person", *((born, country) if fields == "all fields" else ()))
+                for i, (name, born, country) in enumerate(rows)
+            ]
+            start = time.perf_counter()
+            counts = np.array([len(full.screen(customer)) for customer in customers])
+            seconds = time.perf_counter() - start
+            shares = interval(counts > 0, pd.Series(range(len(counts))))
+            false[f"{world}, {fields}"] = {
+                **shares,
+                "alerts": int(counts.sum()),
+                "customers_per_second": len(rows) / seconds,
+            }
+    result = {"threshold": DEFAULT_THRESHOLD, "entries": len(entries), "names": len(full.names)}
+    result |= {"recall_of_names_taken_off": recall, "customers_with_alerts": false}
+    RESULTS.record(("lists",), result)
+    print(json.dumps(result, indent=1))
+
+
+def many_names(count: int) -> list[str]:
+    """Real names, and beyond their number their words put together anew."""
+    politicians = pd.read_parquet(DATA / "everypolitician_names.parquet")["names"].map(lambda names: names[0]).tolist()
+    made_up = [pd.read_csv(DATA / f"yente_negatives_{world}_20k.csv.gz") for world in ("global", "us")]
+    names = dict.fromkeys(politicians + [name for table in made_up for name in table["full_name"]])
+    rng = random.Random(SEED)
+    parts = [name.split() for name in names if len(name.split()) > 1]
+    while len(names) < count:
+        first, last = rng.choice(parts), rng.choice(parts)
+        names.setdefault(" ".join((*first[:-1], last[-1])))
+    return list(names)[:count]
+
+
+def measure_speed(count: int) -> None:
+    """In a process of its own: memory is the process's peak. Times are processor time."""
+    names = many_names(count)
+    entries = [Entry("many", str(number), "person", (name,)) for number, name in enumerate(names)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    screener = Screener(entries)
+    build = time.process_time() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    rng = random.Random(SEED + 1)
+    # Half of the customers are listed with a letter lost, half are not.
+    queries = [name[:2] + name[3:] for name in rng.sample(names, 500)]
+    parts = [name.split() for name in rng.sample(names, 1000)]
+    queries += [" ".join((*a[:-1], b[-1])) for a, b in zip(parts[:500], parts[500:], strict=True)]
+    customers = [Customer(str(number), name) for number, name in enumerate(queries) if parse_name(name).words]
+    rng.shuffle(customers)
+    search, screen = [], []
+    for customer in customers:
+        start = time.process_time()
+        screener.index.search(parse_name(customer.name))
+        search.append(time.process_time() - start)
+        start = time.process_time()
+        screener.screen(customer)
+        screen.append(time.process_time() - start)
+    start = time.process_time()
+    for customer in customers[:5]:
+        process.extract(customer.name, names, scorer=fuzz.token_sort_ratio, processor=utils.default_process, limit=5)
+    scan = (time.process_time() - start) / 5
+    result = {
+        "build_seconds": build,
+        "index_megabytes": screener.index.nbytes / 1e6,
+        "process_megabytes": {"before": before / 1e3, "after": peak / 1e3},
+        "search_ms": {"median": float(np.median(search) * 1e3), "p95": float(np.quantile(search, 0.95) * 1e3)},
+        "screen_ms": {"median": float(np.median(screen) * 1e3), "p95": float(np.quantile(screen, 0.95) * 1e3)},
+        "customers_per_second": len(screen) / sum(screen),
+        "rapidfuzz_scan_ms": scan * 1e3,
+    }
+    RESULTS.record(("speed", str(count)), result)
+    print(count, json.dumps(result, indent=1))
+
+
+def measure_bulk(count: int) -> None:
+    """A parquet of made-up customers against the published lists."""
+    entries = read_ofac(DATA / "ofac_sdn.csv.gz", DATA / "ofac_alt.csv.gz") + read_un(DATA / "un_consolidated.xml.gz")
+    screener = Screener(entries)
+    names = many_names(count)
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "customers.parquet"
+        pd.DataFrame({"id": [str(number) for number in range(count)], "name": names}).to_parquet(source)
+        start = time.perf_counter()
+        counts = screen_parquet(source, Path(folder) / "matches.parquet", screener, progress=False)
+        seconds = time.perf_counter() - start
+    RESULTS.record(("bulk", str(count)), {**counts, "seconds": seconds, "customers_per_second": count / seconds})
+    print(RESULTS.found("bulk", str(count)))
+
+
+COLUMNS = {
+    "individual same": "sanctioned persons",
+    "entity same": "organisations",
+    "pep same": "politicians",
+    "individual cross": "persons, other script",
+    "pep cross": "politicians, other script",
+    "negative same": "false positives",
+    "negative cross": "false positives, other script",
+}
+
+
+def render(results: dict) -> str:
+    """The README's table: recall, and the share of nearest wrong names that are taken for right."""
+    lines = [f"| system | threshold | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 2) + "|"]
+    systems = results["quality"]
+    for name in (*SYSTEMS, *(f"nomenklatura {name}" for name in NOMENKLATURA)):
+        for point in ("at 1% false positives", "at its own threshold"):
+            found = systems[name].get(point)
+            # Above 1: even the pairs that it is surest of are false too often.
+            if found and found["threshold"] <= 1:
+                cells = ["{share:.1%} ({low:.1%}-{high:.1%})".format(**found[column]) for column in COLUMNS]
+                lines.append(f"| {name} | {found['threshold']:.3f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    quality = commands.add_parser("quality")
+    quality.add_argument("--nomenklatura", help="a Python that has nomenklatura")
+    commands.add_parser("lists")
+    for name in ("speed", "bulk"):
+        commands.add_parser(name).add_argument("counts", type=int, nargs="+")
+    commands.add_parser("render")
+    given = parser.parse_args()
+    if given.command == "quality":
+        measure_quality(given.nomenklatura)
+    elif given.command == "lists":
+        measure_lists()
+    elif given.command == "render":
+        print(render(RESULTS.read()))
+    elif len(given.counts) > 1:
+        for count in given.counts:
+            subprocess.run([sys.executable, __file__, given.command, str(count)], check=True)
+    else:
+        {"speed": measure_speed, "bulk": measure_bulk}[given.command](given.counts[0])
+
+
+if __name__ == "__main__":
+    main()

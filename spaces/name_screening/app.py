@@ -1,0 +1,208 @@
+"""Screen names against public lists, and clear the alerts: the page for officers."""
+
+import os
+
+
+# Before gradio is imported: what is screened here concerns nobody else. Gradio's history of runs would keep names, and
+# passwords, in the browser.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["GRADIO_RUN_HISTORY"] = "False"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+import gradio as gr
+
+from desk import (
+    ALERT_COLUMNS,
+    AUDIT_COLUMNS,
+    FILE_COLUMNS,
+    LOG_COLUMNS,
+    MATCH_COLUMNS,
+    QUEUES,
+    REASON_COLUMNS,
+    SIDE_COLUMNS,
+    VERSION_COLUMNS,
+    Desk,
+    choose_alert,
+    log_out,
+    open_database,
+)
+from screening.accounts import Accounts
+from screening.lists import KINDS
+from screening.matching import DEFAULT_THRESHOLD
+from screening.news import load_classifier
+from screening.review import CLEAR, MATCH
+
+
+LAUNCH = {"max_file_size": "64mb", "run_history": False, "enable_monitoring": False, "footer_links": ["api"]}
+# How often Gradio looks for files that were uploaded or made for download, and the age at which it deletes them, in
+# seconds.
+DELETE_FILES = (600, 3600)
+INTRODUCTION = """# Name screening
+Screens customers against published lists (OFAC, the UN, politically exposed persons, lists of your own), explains every
+score, and keeps what two officers decide. Looking is open; changing anything needs a login. Names that are typed in
+under **Screen** are not kept.
+"""
+
+
+def table(columns: list[str], name: str, **options: object) -> gr.Dataframe:
+    """A table of text and numbers that cannot be edited."""
+    return gr.Dataframe(headers=columns, label=name, type="array", interactive=False, wrap=True, **options)
+
+
+def build_screen(desk: Desk) -> None:
+    """The tab that screens one customer."""
+    with gr.Row():
+        name = gr.Textbox(label="Name", placeholder="In any script and order", elem_id="name")
+        aliases = gr.Textbox(label="Other names", placeholder="With ; between")
+        kind = gr.Dropdown(["", *KINDS], label="Kind", value="")
+        birth_date = gr.Textbox(label="Born", placeholder="1977-08-27 or 1977")
+        country = gr.Textbox(label="Country", placeholder="Name or code")
+    button = gr.Button("Screen", variant="primary", elem_id="screen")
+    matches = table(MATCH_COLUMNS, "Matches", elem_id="matches")
+    reasons = table(REASON_COLUMNS, "Why", elem_id="reasons")
+    gr.Examples(
+        [
+            ["Pavel Karpow", "", "person", "1977", "RU"],
+            ["Алексей Белан", "", "person", "", ""],
+            ["بسام أحمد الحصري", "", "person", "1971", "SY"],
+            ["Sarmaye Bank Ltd", "", "organisation", "", "IR"],
+        ],
+        [name, aliases, kind, birth_date, country],
+    )
+    inputs = [name, aliases, kind, birth_date, country]
+    gr.on([button.click, name.submit], desk.screen, inputs, [matches, reasons], api_name="screen")
+
+
+def build_file(desk: Desk, session: gr.State) -> None:
+    """The tab that screens a file of customers."""
+    gr.Markdown("csv or parquet with the columns `id` and `name`, and `aliases`, `kind`, `birth_date`, `country`.")
+    customers = gr.File(label="Customers", file_types=[".csv", ".parquet", ".gz"], elem_id="customers")
+    save = gr.Checkbox(label="Save the customers and raise alerts (needs a login)")
+    button = gr.Button("Screen the file", variant="primary", elem_id="screen-file")
+    summary = gr.Textbox(label="Result", interactive=False, elem_id="file-summary")
+    download = gr.DownloadButton("Save all matches as csv")
+    found = table(FILE_COLUMNS, "Matches", elem_id="file-matches")
+    outputs = [summary, found, download]
+    button.click(desk.screen_file, [customers, save, session], outputs, api_name="screen_file")
+
+
+def build_alerts(desk: Desk, session: gr.State, page: gr.Blocks) -> None:
+    """The tab with the queue of alerts."""
+    queue = gr.Radio(list(QUEUES), value=next(iter(QUEUES)), label="Alerts", elem_id="queue")
+    alerts = table(ALERT_COLUMNS, "Click a row to review it", elem_id="alerts", max_height=320)
+    with gr.Row():
+        alert_id = gr.Number(label="Alert", precision=0, minimum=0, elem_id="alert-id")
+        status = gr.Textbox(label="Status", interactive=False, elem_id="status")
+        revision = gr.Number(label="Revision you see", precision=0, interactive=False)
+    sides = table(SIDE_COLUMNS, "Both sides", elem_id="sides", column_widths=["12%", "40%", "48%"])
+    reasons = table(REASON_COLUMNS[1:], "Why", elem_id="why", column_widths=["22%", "10%", "68%"])
+    log = table(LOG_COLUMNS, "Decided so far", elem_id="log")
+    with gr.Row():
+        decision = gr.Radio([CLEAR, MATCH], label="Decision", elem_id="decision")
+        reason = gr.Textbox(label="Reason", elem_id="reason")
+    button = gr.Button("Decide", variant="primary", elem_id="decide")
+    decided = gr.Textbox(label="Result", interactive=False, elem_id="decided")
+    with gr.Row():
+        export = gr.Button("Make a csv of these alerts")
+        exported = gr.DownloadButton("Save the csv")
+    shown = [status, revision, sides, reasons, log]
+    page.load(desk.show_queue, queue, alerts, api_visibility="private")
+    queue.change(desk.show_queue, queue, alerts, api_name="alerts")
+    export.click(desk.export_queue, queue, exported, api_name="export_alerts")
+    chosen = alerts.select(choose_alert, None, alert_id, api_visibility="private")
+    chosen.then(desk.show_alert, alert_id, shown, api_visibility="private")
+    alert_id.submit(desk.show_alert, alert_id, shown, api_name="alert")
+    done = button.click(desk.decide_alert, [alert_id, revision, decision, reason, session], decided, api_name="decide")
+    done.success(desk.show_queue, queue, alerts, api_visibility="private").then(
+        desk.show_alert, alert_id, shown, api_visibility="private"
+    )
+
+
+def build_lists(desk: Desk, session: gr.State, page: gr.Blocks) -> None:
+    """The tab with the lists and the settings."""
+    gr.Markdown(
+        "OFAC's `sdn.csv` with `alt.csv`, the UN's consolidated XML, or csv, parquet or JSON lines with the columns "
+        "`id` and `name`; plain or gzip. A file that cannot be read changes nothing."
+    )
+    versions = table(VERSION_COLUMNS, "Versions", elem_id="versions")
+    with gr.Row():
+        types = [".csv", ".xml", ".parquet", ".json", ".jsonl", ".gz"]
+        main = gr.File(label="List", file_types=types, elem_id="list")
+        alternates = gr.File(label="OFAC alternate names", file_types=[".csv", ".gz"])
+        with gr.Column():
+            list_name = gr.Textbox(label="Name of the list", placeholder="OFAC SDN", elem_id="list-name")
+            confirm = gr.Checkbox(label="More than half of the entries were taken off the list")
+            button = gr.Button("Import", variant="primary", elem_id="import")
+    result = gr.Textbox(label="Result", interactive=False, elem_id="import-result")
+    with gr.Row():
+        current = gr.Code(label="Settings", language="json", interactive=False)
+        with gr.Column():
+            threshold = gr.Slider(0.5, 1.0, DEFAULT_THRESHOLD, step=0.01, label="Threshold of the list named above")
+            advice_only = gr.Checkbox(True, label="The first pass over news only advises")
+            reason = gr.Textbox(label="Reason")
+            with gr.Row():
+                set_threshold = gr.Button("Set the threshold")
+                set_advice = gr.Button("Set the first pass")
+    page.load(desk.show_versions, None, versions, api_name="versions")
+    page.load(desk.show_settings, None, current, api_name="settings")
+    inputs = [main, alternates, list_name, confirm, session]
+    imported = button.click(desk.load_list, inputs, result, api_name="import_list")
+    imported.success(desk.show_versions, None, versions, api_visibility="private")
+    for changed in (
+        set_threshold.click(
+            desk.set_threshold, [list_name, threshold, reason, session], result, api_name="set_threshold"
+        ),
+        set_advice.click(desk.set_advice_only, [advice_only, reason, session], result, api_name="set_advice_only"),
+    ):
+        changed.success(desk.show_settings, None, current, api_visibility="private")
+
+
+def build_audit(desk: Desk, page: gr.Blocks) -> None:
+    """The tab with the log."""
+    refresh = gr.Button("Refresh", elem_id="refresh-audit")
+    widths = ["4%", "14%", "8%", "14%", "5%", "20%", "21%", "7%", "7%"]
+    lines = table(AUDIT_COLUMNS[:-1], "The log can only grow", elem_id="audit", max_height=600, column_widths=widths)
+    with gr.Row():
+        export = gr.Button("Make a csv of the whole log", elem_id="export-audit")
+        exported = gr.DownloadButton("Save the csv", elem_id="audit-file")
+    page.load(desk.show_audit, None, lines, api_visibility="private")
+    refresh.click(desk.show_audit, None, lines, api_name="audit")
+    export.click(desk.export_audit, None, exported, api_name="export_audit")
+
+
+def build(desk: Desk) -> gr.Blocks:
+    """The page on a desk."""
+    with gr.Blocks(title="Name screening", delete_cache=DELETE_FILES) as page:
+        session = gr.State({})
+        gr.Markdown(INTRODUCTION)
+        state = gr.Textbox(label="In force", interactive=False, elem_id="state")
+        page.load(desk.show_state, None, state, api_name="state")
+        with gr.Row():
+            who = gr.Textbox("Not logged in", label="Officer", interactive=False, elem_id="who")
+            name = gr.Textbox(label="Name", elem_id="login-name")
+            password = gr.Textbox(label="Password", type="password", elem_id="login-password")
+            with gr.Column(min_width=120):
+                enter = gr.Button("Log in", elem_id="log-in")
+                leave = gr.Button("Log out")
+        gr.on(
+            [enter.click, password.submit], desk.log_in, [name, password], [session, who, password], api_name="log_in"
+        )
+        leave.click(log_out, None, [session, who, password], api_name="log_out")
+        with gr.Tab("Screen"):
+            build_screen(desk)
+        with gr.Tab("File"):
+            build_file(desk, session)
+        with gr.Tab("Alerts"):
+            build_alerts(desk, session, page)
+        with gr.Tab("Lists"):
+            build_lists(desk, session, page)
+        with gr.Tab("Audit"):
+            build_audit(desk, page)
+    return page
+
+
+demo = build(Desk(open_database(), Accounts(), load_classifier()))
+
+
+if __name__ == "__main__":
+    demo.queue(default_concurrency_limit=4).launch(**LAUNCH)

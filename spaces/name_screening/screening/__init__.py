@@ -1,0 +1,1 @@
+"""Name screening: lists, matching, alerts, reviews and bulk, without the page."""

@@ -1,0 +1,389 @@
+"""The page: what it answers, what it refuses, and what a browser makes of it."""
+
+import csv
+import importlib.util
+import io
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+
+pytest.importorskip("gradio", reason='needs pip install ".[spaces]"')
+import yaml
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from screening.accounts import COST, MAX_FAILURES, Accounts
+from screening.database import Database
+from screening.lists import Entry
+from screening.matching import Customer
+from screening.review import list_alerts, read_audit
+from screening.store import import_list, save_customers
+
+
+SPACE = Path(__file__).parent.parent / "spaces" / "name_screening"
+PASSWORD = "correct horse battery"
+HOSTILE = '<img src="x" onerror="window.hacked=1">Pavel Karpov'
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+CHROMIUM_ARGUMENTS += ["--disable-background-networking", "--disable-component-update"]
+# Milliseconds that a browser may take.
+PATIENCE = 30_000
+# One process starts the page, one after the other fills it.
+pytestmark = pytest.mark.xdist_group("screening-page")
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    """The Space's own program, on the sample it brings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SCREENING_DATABASE", raising=False)
+        patch.delenv("SCREENING_NEWS_MODEL", raising=False)
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
+        specification = importlib.util.spec_from_file_location("name_screening_app", SPACE / "app.py")
+        module = importlib.util.module_from_spec(specification)
+        sys.modules[specification.name] = module
+        specification.loader.exec_module(module)
+        yield module
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cheap_hashes():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(COST, "n", 1 << 8)
+        yield
+
+
+@pytest.fixture(scope="module")
+def accounts(tmp_path_factory):
+    made = Accounts(tmp_path_factory.mktemp("accounts") / "accounts.json")
+    for name in ("anna", "bob"):
+        made.add(name, PASSWORD)
+    return made
+
+
+@pytest.fixture(scope="module")
+def served(app, accounts, tmp_path_factory):
+    """One page for all tests, which bring a database each."""
+    desk = app.Desk(Database(f"sqlite:///{tmp_path_factory.mktemp('none')}/none.db"), accounts)
+    page = app.build(desk)
+    options = {**app.LAUNCH, "max_file_size": "1mb"}
+    _, address, _ = page.launch(prevent_thread_lock=True, server_name="127.0.0.1", quiet=True, **options)
+    yield desk, address
+    page.close()
+
+
+@pytest.fixture
+def desk(served, tmp_path):
+    """The desk with one alert, on a name that is hostile to pages."""
+    desk, _ = served
+    desk.database = Database(f"sqlite:///{tmp_path}/screening.db")
+    import_list(desk.database, [Entry("own", "1", "person", (HOSTILE, "Karpov, Pavel"), ("1977",))], officer="setup")
+    save_customers(desk.database, [Customer("c1", HOSTILE), Customer("c2", "Thomas Lindqvist")], officer="setup")
+    desk.loaded = None
+    return desk
+
+
+@pytest.fixture
+def url(served, desk):
+    return served[1]
+
+
+@pytest.fixture
+def client(url):
+    return Client(url, verbose=False)
+
+
+@pytest.fixture
+def log_in(url):
+    """Logs an officer in, as a visitor of their own."""
+
+    def visit(name):
+        made = Client(url, verbose=False)
+        assert made.predict(name, PASSWORD, api_name="/log_in")[0] == f"Logged in: {name}"
+        return made
+
+    return visit
+
+
+def test_the_sample_is_there_on_first_open(app):
+    _, address, _ = app.demo.launch(prevent_thread_lock=True, server_name="127.0.0.1", quiet=True, **app.LAUNCH)
+    try:
+        client = Client(address, verbose=False)
+        assert len(client.predict("to review", api_name="/alerts")["data"]) >= 5
+        matches, reasons = client.predict("Павел Карпов", "", "person", "1977", "RU", api_name="/screen")
+        assert matches["data"][0][5] == "KARPOV, Pavel"
+        assert {row[1] for row in reasons["data"]} >= {"name", "word: equal", "birth year", "transliterated"}
+    finally:
+        app.demo.close()
+
+
+def test_the_front_matter_and_requirements_are_those_of_a_space():
+    _, front, _ = (SPACE / "README.md").read_text().split("---\n", 2)
+    fields = yaml.safe_load(front)
+    assert (fields["sdk"], fields["app_file"], fields["license"]) == ("gradio", "app.py", "apache-2.0")
+    assert len(fields["short_description"]) <= 60
+    requirements = dict(line.split("==") for line in (SPACE / "requirements.txt").read_text().split())
+    assert requirements["gradio"] == fields["sdk_version"]
+
+
+def test_looking_is_open(client):
+    assert client.predict("Pavel Karpov", "", "", "", "", api_name="/screen")[0]["data"]
+    assert client.predict("to review", api_name="/alerts")["data"][0][4] == HOSTILE
+    status, revision, *_ = client.predict(1, api_name="/alert")
+    assert (status, revision) == ("first review", 1)
+    assert client.predict(api_name="/audit")["data"]
+    assert client.predict(api_name="/versions")["data"][0][1] == "own"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("/decide", 1, 1, "clear", "because"),
+        ("/import_list", None, None, "own", False),
+        ("/set_threshold", "own", 0.9, "because"),
+        ("/set_advice_only", False, "because"),
+        ("/screen_file", handle_file(str(SPACE / "sample" / "customers.csv")), True),
+    ],
+    ids=lambda call: call[0],
+)
+def test_changing_needs_a_login(client, desk, call):
+    before = read_audit(desk.database)
+    with pytest.raises(AppError, match="needs a login"):
+        client.predict(*call[1:], api_name=call[0])
+    with pytest.raises(AppError, match="do not belong together"):
+        client.predict(f"nobody{call[0][1:]}", "wrong password", api_name="/log_in")
+    with pytest.raises(AppError, match="needs a login"):
+        client.predict(*call[1:], api_name=call[0])
+    assert read_audit(desk.database) == before
+
+
+def test_a_login_is_of_one_visitor_and_ends(log_in, client):
+    anna = log_in("anna")
+    with pytest.raises(AppError, match="needs a login"):
+        client.predict(1, 1, "clear", "because", api_name="/decide")
+    assert anna.predict(api_name="/log_out")[0] == "Not logged in"
+    with pytest.raises(AppError, match="needs a login"):
+        anna.predict(1, 1, "clear", "because", api_name="/decide")
+
+
+def test_two_officers_close_an_alert_through_the_api(log_in, desk):
+    anna, bob = log_in("anna"), log_in("bob")
+    assert anna.predict(1, 1, "clear", "born elsewhere", api_name="/decide") == "Alert 1: second review"
+    with pytest.raises(AppError, match="the second needs somebody else"):
+        anna.predict(1, 2, "clear", "again", api_name="/decide")
+    with pytest.raises(AppError, match="another officer was faster"):
+        bob.predict(1, 1, "clear", "seen before", api_name="/decide")
+    assert bob.predict(1, 2, "clear", "I agree", api_name="/decide") == "Alert 1: cleared"
+    assert [line["who"] for line in read_audit(desk.database)[:2]] == ["bob", "anna"]
+
+
+def test_a_list_is_imported_and_a_broken_one_changes_nothing(log_in, desk, tmp_path):
+    anna = log_in("anna")
+    good, bad = tmp_path / "list.csv", tmp_path / "bad.csv"
+    good.write_text("id,name\n1,Thomas Lindqvist\n")
+    bad.write_text("id,name\n1,Thomas Lindqvist\n2,\n")
+    text = anna.predict(handle_file(str(good)), None, "mine", False, api_name="/import_list")
+    assert text.startswith("Version 2: 1 entries, 1 added")
+    assert text.endswith("1 new alerts.")
+    before = read_audit(desk.database)
+    with pytest.raises(AppError, match="mine, line 3: expected something in `name`"):
+        anna.predict(handle_file(str(bad)), None, "mine", False, api_name="/import_list")
+    assert read_audit(desk.database) == before
+
+
+def test_a_file_is_screened_and_saved_by_officers_only(log_in, client, desk, tmp_path):
+    customers = tmp_path / "customers.csv"
+    customers.write_text("id,name\nx1,Pavel Karpov\nx2,Nobody Here\n")
+    summary, rows, download = client.predict(handle_file(str(customers)), False, api_name="/screen_file")
+    assert summary == "2 customers screened, 1 with 1 matches."
+    assert rows["data"][0][0] == "x1"
+    assert len(list_alerts(desk.database)) == 1
+    lines = list(csv.reader(io.StringIO(Path(download).read_text("utf-8-sig"))))
+    assert lines[1][0] == "x1"
+    summary, _, _ = log_in("anna").predict(handle_file(str(customers)), True, api_name="/screen_file")
+    assert summary.endswith("Saved: 2 new or changed, 1 new alerts.")
+    assert len(list_alerts(desk.database)) == 2
+
+
+def test_uploads_are_limited_in_type_and_size(client, tmp_path):
+    program, large = tmp_path / "customers.exe", tmp_path / "large.csv"
+    program.write_text("id,name\n1,Ann\n")
+    large.write_text("id,name\n" + "1,Ann\n" * 300_000)
+    with pytest.raises(AppError, match="Invalid file type"):
+        client.predict(handle_file(str(program)), False, api_name="/screen_file")
+    with pytest.raises(Exception, match=r"size|413"):
+        client.predict(handle_file(str(large)), False, api_name="/screen_file")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (("", "", "", "", ""), "`name` with letters"),
+        (("x" * 100_000, "", "", "", ""), "at most 300 characters"),
+        (("Ann", "", "", "<b>1/2/1970</b>", ""), "&lt;b&gt;"),
+    ],
+    ids=["empty", "huge", "hostile"],
+)
+def test_what_cannot_be_screened_is_said(client, fields, message):
+    with pytest.raises(AppError, match=message):
+        client.predict(*fields, api_name="/screen")
+
+
+def test_an_export_holds_no_formula(client):
+    lines = list(
+        csv.DictReader(io.StringIO(Path(client.predict("to review", api_name="/export_alerts")).read_text("utf-8-sig")))
+    )
+    assert lines[0]["customer_name"] == HOSTILE
+    audit = Path(client.predict(api_name="/export_audit")).read_text("utf-8-sig")
+    assert audit.startswith('"id","at","who"')
+
+
+def test_names_are_in_no_log(client, capfd, caplog):
+    client.predict("Xaverius Quilligan", "", "", "", "", api_name="/screen")
+    with pytest.raises(AppError):
+        client.predict("Xaverius Quilligan", "", "", "Quilligan", "", api_name="/screen")
+    written = capfd.readouterr()
+    for text in (written.out, written.err, caplog.text):
+        assert "Quilligan" not in text
+
+
+def test_telemetry_is_off(app):
+    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+    assert app.demo.analytics_enabled is False
+
+
+def test_gradio_keeps_no_history_of_names_and_passwords(client, app):
+    assert app.LAUNCH["run_history"] is False
+    assert client.config["run_history"] is False
+
+
+def test_passwords_are_hashed_and_guessing_is_stopped(tmp_path, monkeypatch):
+    made = Accounts(tmp_path / "accounts.json")
+    with pytest.raises(ValueError, match="12 to 200 characters"):
+        made.add("anna", "short")
+    with pytest.raises(ValueError, match="A name has"):
+        made.add("an na", PASSWORD)
+    made.add("anna", PASSWORD)
+    assert PASSWORD not in made.path.read_text()
+    assert made.path.stat().st_mode & 0o077 == 0
+    assert made.check("anna", PASSWORD)
+    assert not made.check("nobody", PASSWORD)
+    for _ in range(MAX_FAILURES):
+        assert not made.check("anna", "wrong password")
+    with pytest.raises(ValueError, match="Too many failed attempts"):
+        made.check("anna", PASSWORD)
+    monkeypatch.setattr("screening.accounts.LOCKED_SECONDS", 0.0)
+    assert made.check("anna", PASSWORD)
+    made.path.unlink()
+    assert not made.check("anna", PASSWORD)
+
+
+def test_without_accounts_nobody_logs_in(monkeypatch):
+    monkeypatch.delenv("SCREENING_ACCOUNTS", raising=False)
+    assert not Accounts().check("anna", "")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium (apt-get install chromium)")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with sync_api.sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=CHROMIUM_ARGUMENTS)
+        # A machine that is busy with other tests takes its time.
+        sync_api.expect.set_options(timeout=PATIENCE)
+        yield made, sync_api.expect
+        made.close()
+
+
+@pytest.fixture
+def browser_page(browser, url):
+    made, expect = browser
+    context = made.new_context(viewport={"width": 1400, "height": 1100})
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    requested = []
+    page.on("request", lambda request: requested.append(request.url))
+    page.goto(url, wait_until="domcontentloaded")
+    # Filled in by the page's own program: what is typed before it runs is lost.
+    expect(page.locator("#state textarea")).to_have_value(re.compile("^1 entries of own; 1 alerts to review"))
+    yield page, expect
+    context.close()
+    # The page asks no other machine for anything.
+    assert [address for address in requested if not address.startswith((url.rstrip("/"), "data:", "blob:"))] == []
+
+
+def browser_log_in(page, expect, name):
+    page.locator("#login-name textarea, #login-name input").fill(name)
+    page.locator("#login-password input").fill(PASSWORD)
+    page.locator("#log-in").click()
+    expect(page.locator("#who textarea, #who input")).to_have_value(f"Logged in: {name}")
+
+
+def test_a_browser_screens_a_name(browser_page):
+    page, expect = browser_page
+    page.locator("#name textarea, #name input").fill("Pavel Karpow")
+    page.locator("#screen").click()
+    expect(page.locator("#reasons")).to_contain_text("karpow / karpov")
+    page.locator("#name textarea, #name input").fill(HOSTILE)
+    page.locator("#screen").click()
+    # Names are text: nothing of them has become part of the page.
+    expect(page.locator("#matches")).to_contain_text(HOSTILE)
+    assert page.evaluate("window.hacked") is None
+    assert page.evaluate("JSON.stringify(localStorage) + JSON.stringify(sessionStorage)").count("Karpow") == 0
+    assert page.locator("#matches img[src='x'], #reasons img[src='x']").count() == 0
+
+
+def test_a_browser_reviews_an_alert(browser_page, desk):
+    page, expect = browser_page
+    page.get_by_role("tab", name="Alerts").click()
+    for officer, status in (("anna", "second review"), ("bob", "cleared")):
+        browser_log_in(page, expect, officer)
+        page.locator("#alerts [role=gridcell]:visible", has_text="own").first.click()
+        expect(page.locator("#sides")).to_contain_text(HOSTILE)
+        expect(page.locator("#why")).to_contain_text("word: equal")
+        page.locator("#decision").get_by_text("clear", exact=True).click()
+        page.locator("#reason textarea, #reason input").fill("born elsewhere")
+        page.locator("#decide").click()
+        expect(page.locator("#decided textarea, #decided input")).to_have_value(f"Alert 1: {status}")
+    assert page.evaluate("window.hacked") is None
+    page.get_by_role("tab", name="Audit").click()
+    page.locator("#refresh-audit").click()
+    expect(page.locator("#audit")).to_contain_text("second review: clear")
+    assert list_alerts(desk.database) == []
+
+
+def test_a_browser_imports_a_list_and_screens_a_file(browser_page, tmp_path):
+    page, expect = browser_page
+    names, customers = tmp_path / "list.csv", tmp_path / "customers.csv"
+    names.write_text("id,name\n1,Thomas Lindqvist\n")
+    customers.write_text("id,name\nx1,Tomas Lindqvist\n")
+    browser_log_in(page, expect, "anna")
+    page.get_by_role("tab", name="Lists").click()
+    page.locator("#list input[type=file]").set_input_files(names)
+    page.locator("#list-name textarea, #list-name input").fill("mine")
+    expect(page.locator("#list")).to_contain_text("list")
+    page.locator("#import").click()
+    expect(page.locator("#import-result textarea, #import-result input")).to_have_value(re.compile("1 new alerts"))
+    expect(page.locator("#versions")).to_contain_text("mine")
+    page.get_by_role("tab", name="File").click()
+    page.locator("#customers input[type=file]").set_input_files(customers)
+    expect(page.locator("#customers")).to_contain_text("customers")
+    page.locator("#screen-file").click()
+    expect(page.locator("#file-summary textarea, #file-summary input")).to_have_value(
+        "1 customers screened, 1 with 1 matches."
+    )
+
+
+def test_a_browser_shows_what_is_wrong_as_text(browser_page):
+    page, expect = browser_page
+    page.locator("#name textarea, #name input").fill('<img src="x" onerror="window.hacked=1">')
+    page.get_by_label("Born").fill('<img src="x" onerror="window.hacked=1">')
+    page.locator("#screen").click()
+    expect(page.locator("body")).to_contain_text("expected a birth date")
+    assert page.evaluate("window.hacked") is None
