@@ -29,6 +29,8 @@ one_worker = pytest.mark.xdist_group("demo")
 def demo_run(tmp_path_factory):
     """A short run of the real demo: the real weights, few rows."""
     folder = tmp_path_factory.mktemp("demo")
+    # Beside what the demo leaves, as in a checkout.
+    (folder / "zoo").symlink_to(ROOT / "zoo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("compactbert.recipes.demonstration.TRAIN_ROWS", 64)
         patch.setattr("compactbert.recipes.demonstration.EVALUATION_ROWS", 32)
@@ -106,6 +108,7 @@ def test_figures_are_the_measured_ones(name, monkeypatch):
         "compactbert.data.cleaning",
         "compactbert.data.pretraining",
         "compactbert.presets",
+        "compactbert.provenance",
         "compactbert.search",
         "modeling_mobilebert_md.configuration_mobilebert_md",
         "modeling_smbert.configuration_smbert",
