@@ -217,11 +217,12 @@ def measure_quality(python: str | None) -> None:
             result["at its own threshold"] = report(scores, pairs, NOMENKLATURA_THRESHOLD)
         RESULTS.record(("quality", name), result)
         print(name, json.dumps(result, indent=1))
-    versions = {"rapidfuzz": version("rapidfuzz"), "rules": RULES_VERSION}
+    RESULTS.record(("versions", "rapidfuzz"), version("rapidfuzz"))
+    RESULTS.record(("versions", "rules"), RULES_VERSION)
     if python:
         command = [python, "-c", "from importlib.metadata import version; print(version('nomenklatura'))"]
-        versions["nomenklatura"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    RESULTS.record(("versions",), versions)
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        RESULTS.record(("versions", "nomenklatura"), printed.strip())
 
 
 def measure_lists() -> None:
