@@ -61,6 +61,8 @@ def render(results: dict) -> str:
         lines.append("|---" * (len(shapes) + 1) + "|")
         rows = {row["name"]: row for row in result["rows"]}
         for name, title in SHOWN.items():
+            if name not in rows:
+                continue
             cells = []
             for shape in shapes:
                 ratio, share = rows[name]["ratio"][shape], rows[name]["of_peak"][shape]
