@@ -1,6 +1,5 @@
 """What may be in a repository: nothing that runs when it is opened, and nothing about the machine it was made on."""
 
-import getpass
 import os
 import re
 import tempfile
@@ -81,7 +80,6 @@ def check_contents(folder: str | Path) -> None:
     # Paths of this machine that say something; "/" or "/work" would be found in any text.
     places = {Path.home(), Path.cwd(), Path(tempfile.gettempdir()), folder.resolve().parent}
     known = [str(place).encode() for place in places if len(place.parts) > 2]
-    known.append(f"/{getpass.getuser()}/".encode())
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
