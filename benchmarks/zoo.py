@@ -45,7 +45,7 @@ def folders() -> list[Path]:
 def make(
     data_dir: Annotated[Path, typer.Option()],
     work_dir: Annotated[Path, typer.Option()],
-    task: Annotated[list[str], typer.Option()] = ["sst2", "mrpc"],  # noqa: B006
+    task: Annotated[list[str], typer.Option()] = ["sst2"],  # noqa: B006
 ):
     for name in task:
         folder = ROOT / "zoo" / f"smbert-{name}"
