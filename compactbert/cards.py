@@ -428,7 +428,8 @@ def _machine(environment: Mapping[str, Any] | None) -> str:
         return "on a machine that was not recorded"
     if environment.get("accelerator"):
         return f"on one {environment['accelerator']}"
-    return f"on {environment['threads']} threads of a processor with {environment['cpu_capability']}"
+    threads = environment["threads"]
+    return f"on {threads} thread{'s' if threads > 1 else ''} of a processor with {environment['cpu_capability']}"
 
 
 def _results(read: Folder) -> str | None:
