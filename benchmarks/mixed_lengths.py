@@ -9,14 +9,13 @@ longest first, as bulk prediction can and a service cannot. Random weights: spee
 """
 
 import json
-import statistics
 import time
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from results import Results
+from results import Results, ratio_table, threads_title
 from transformers import AutoTokenizer, MobileBertConfig, MobileBertModel
 
 from compactbert.convert import from_transformers, minilm_path
@@ -79,19 +78,15 @@ def padded(tokenizer, texts: list[str], size: int, by_length: bool) -> list[dict
 
 def render(results: dict) -> str:
     """The README's table: how many times as fast as transformers' MobileBERT on the same batches."""
-    cells = [(threads, size) for threads in results if threads.isdigit() for size in results[threads]]
-    head = [f"batch {size}, {threads} thread{'s' if threads != '1' else ''}" for threads, size in cells]
-    lines = [f"| | {' | '.join(head)} |", "|---" * (len(cells) + 1) + "|"]
-    for name in results[cells[0][0]][cells[0][1]]["seconds"]:
-        row = []
-        for threads, size in cells:
-            seconds = results[threads][size]["seconds"]
-            ratios = [base / own for base, own in zip(seconds[BASELINE], seconds[name], strict=True)]
-            row.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})")
-        lines.append(f"| {name} | {' | '.join(row)} |")
-    shares = [f"{results[t][s]['places'] / results[t][s]['tokens']:.2f}" for t, s in cells]
-    lines.append(f"| places in a batch per token | {' | '.join(shares)} |")
-    return "\n".join(lines)
+    cells = {
+        f"batch {size}, {threads_title(threads)}": cell
+        for threads in results
+        if threads.isdigit()
+        for size, cell in results[threads].items()
+    }
+    lines = ratio_table({title: cell["seconds"] for title, cell in cells.items()}, BASELINE, speed=True)
+    shares = [f"{cell['places'] / cell['tokens']:.2f}" for cell in cells.values()]
+    return "\n".join([*lines, f"| places in a batch per token | {' | '.join(shares)} |"])
 
 
 @app.command()

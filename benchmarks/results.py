@@ -2,7 +2,8 @@
 
 import fcntl
 import json
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,4 +50,29 @@ class Results:
             write_text(self.path, json.dumps(results, indent=1) + "\n")
 
 
-__all__ = ["Results", "locked"]
+def ratio_table(columns: Mapping[str, Mapping[str, list[float]]], baseline: str, speed: bool) -> list[str]:
+    """
+    Lines of a Markdown table: medians (and quartiles) of the ratios to a baseline that took turns with the others.
+
+    Args:
+        columns: By title, and in it by name, the seconds of every turn.
+        baseline: The name that ratios compare with.
+        speed: Tell how many times as fast, in place of what share of the time.
+    """
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name in next(iter(columns.values())):
+        cells = []
+        for seconds in columns.values():
+            pairs = zip(seconds[baseline], seconds[name], strict=True)
+            low, middle, high = statistics.quantiles([base / own if speed else own / base for base, own in pairs], n=4)
+            cells.append(f"{middle:.2f} ({low:.2f}-{high:.2f})")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def threads_title(threads: str) -> str:
+    """`"2 threads"`."""
+    return f"{threads} thread{'s' if threads != '1' else ''}"
+
+
+__all__ = ["Results", "locked", "ratio_table", "threads_title"]

@@ -7,13 +7,12 @@ Masked language modelling, fp32, AdamW, dropout as both have it; forward, backwa
 """
 
 import json
-import statistics
 import time
 from typing import Annotated
 
 import torch
 import typer
-from results import Results
+from results import Results, ratio_table, threads_title
 from transformers import MobileBertConfig, MobileBertForMaskedLM
 
 from compactbert.convert import from_transformers
@@ -71,18 +70,13 @@ def step_of(model, attention: str, checkpointing: bool, rows: int, tokens: int):
 
 def render(results: dict) -> str:
     """The README's table: the time of a step, as a share of transformers'."""
-    cells = [(threads, shape) for threads in results if threads.isdigit() for shape in results[threads]]
-    head = [f"{shape}, {threads} thread{'s' if threads != '1' else ''}" for threads, shape in cells]
-    lines = [f"| | {' | '.join(head)} |", "|---" * (len(cells) + 1) + "|"]
-    for name in results[cells[0][0]][cells[0][1]]:
-        row = []
-        for threads, shape in cells:
-            times = results[threads][shape]
-            shares = [own / base for base, own in zip(times[BASELINE], times[name], strict=True)]
-            low, _, high = statistics.quantiles(shares, n=4)
-            row.append(f"{statistics.median(shares):.2f} ({low:.2f}-{high:.2f})")
-        lines.append(f"| {name} | {' | '.join(row)} |")
-    return "\n".join(lines)
+    columns = {
+        f"{shape}, {threads_title(threads)}": seconds
+        for threads in results
+        if threads.isdigit()
+        for shape, seconds in results[threads].items()
+    }
+    return "\n".join(ratio_table(columns, BASELINE, speed=False))
 
 
 @app.command()

@@ -19,7 +19,16 @@ from results import Results
 
 import compactbert
 from compactbert.benchmark import measure_latency
-from compactbert.cards import Folder, Publication, languages_of, license_of, markdown_table, render_card
+from compactbert.cards import (
+    Folder,
+    Publication,
+    languages_of,
+    license_of,
+    markdown_table,
+    render_card,
+    result_point,
+    teacher_point,
+)
 from compactbert.compression import count_macs
 from compactbert.convert import MINILM_ON_HUB, load_pretrained
 from compactbert.files import write_text
@@ -67,11 +76,9 @@ def measure():
         RESULTS.record(("latency", name), shapes)
     for folder in folders():
         report = json.loads((folder / "report.json").read_text())
-        stages = [point for point in report["points"] if point["kind"] == "stage"]
-        teacher = next(point for point in stages if point["name"] == report["teacher"])
         # What lies between was timed at another hour.
-        report["points"] = [teacher, stages[-1]]
-        for point, name in ((teacher, TEACHER), (stages[-1], folder.name)):
+        report["points"] = [teacher_point(report), result_point(report)]
+        for point, name in zip(report["points"], (TEACHER, folder.name), strict=True):
             point["latency"] = latency[name]
             config = models[name].config
             point["macs"] = {f"{rows}x{tokens}": count_macs(config, rows, tokens) for rows, tokens in SHAPES}
@@ -98,8 +105,7 @@ def write_catalogue() -> None:
     rows, latency = {}, (RESULTS.read() or {}).get("latency", {})
     for folder in folders():
         read, publisher = Folder.read(folder), publication(folder)
-        stages = [point for point in read.record["points"] if point["kind"] == "stage"]
-        teacher = next(point for point in stages if point["name"] == read.record["teacher"])
+        teacher = teacher_point(read.record)
         rows[folder.name] = {
             "repo_id": publisher.repo_id,
             "architecture": "SmBERT",
@@ -107,8 +113,8 @@ def write_catalogue() -> None:
             "task": read.task,
             "license": publisher.license,
             "languages": list(publisher.languages),
-            "parameters": sum(count for count, _ in read.tensors().values()),
-            "bytes": sum(size for _, size in read.tensors().values()),
+            "parameters": sum(count for count, _ in read.tensors.values()),
+            "bytes": sum(size for _, size in read.tensors.values()),
             "scores": {name: round(value, 4) for name, value in read.scores.items()},
             "teacher_scores": {name: round(found["values"][0], 4) for name, found in teacher["metrics"].items()},
             "speedup": {k: round(v, 2) for k, v in speedup(latency, folder.name).items()} if latency else {},

@@ -4,7 +4,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, reduce
+from functools import cache, cached_property, reduce
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -132,8 +132,7 @@ class Folder:
     def scores(self) -> dict[str, float]:
         """What was measured of these very weights: of several seeds, the first one's."""
         if "points" in self.record:
-            last = [point for point in self.record["points"] if point["kind"] == "stage"][-1]
-            return {name: spread["values"][0] for name, spread in last["metrics"].items()}
+            return {name: spread["values"][0] for name, spread in result_point(self.record)["metrics"].items()}
         return dict(self.record.get("metrics", {}))
 
     @property
@@ -148,19 +147,25 @@ class Folder:
         return rows if isinstance(rows, int) or rows is None else rows.get(self.split)
 
     @property
-    def longest(self) -> int | None:
-        """The longest input of its training, or that it can take."""
+    def stages(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Kind and settings of the stages of the recipe that it was compressed by."""
         recipe = self.settings.get("recipe")
         stages = recipe["stages"] if isinstance(recipe, Mapping) else []
-        lengths = [fields["max_length"] for stage in stages for fields in stage.values() if "max_length" in fields]
+        return [(kind, fields) for stage in stages for kind, fields in stage.items()]
+
+    @property
+    def longest(self) -> int | None:
+        """The longest input of its training, or that it can take."""
+        lengths = [fields["max_length"] for _, fields in self.stages if "max_length" in fields]
         known = [self.settings.get("max_length"), *lengths[-1:], getattr(self.config, "max_position_embeddings", None)]
         return next((length for length in known if length), None)
 
     @property
     def is_rounded(self) -> bool:
         """Whether weights are stored in half precision."""
-        return any(size < 4 * count for count, size in self.tensors().values())
+        return any(size < 4 * count for count, size in self.tensors.values())
 
+    @cached_property
     def tensors(self) -> dict[str, tuple[int, int]]:
         """Elements and bytes of every stored tensor, from the files' headers."""
         sizes = {}
@@ -226,7 +231,6 @@ def _context(read: Folder, publication: Publication, name: str) -> dict[str, Any
     record, known = read.record, task_facts(read.task)
     tag, purpose = HEADS[read.head]
     family = _facts()["families"].get(read.config.model_type if read.config is not None else None, {})
-    recipe = read.settings.get("recipe")
     relation = record.get("result") is not None
     return {
         "title": name.split("/")[-1],
@@ -237,7 +241,7 @@ def _context(read: Folder, publication: Publication, name: str) -> dict[str, Any
         "base": publication.base_model or read.base or Path((read.adapter or {}).get(BASE, "")).name,
         "revision": publication.base_revision,
         "num_labels": len(record.get("base", {}).get("config_fields", {}).get("id2label", ())) or 1,
-        "parameters": sum(count for count, _ in read.tensors().values()),
+        "parameters": sum(count for count, _ in read.tensors.values()),
         "purpose": f"tells {known['about']}" if known else purpose,
         "family": family.get("about", ""),
         "language_model": read.head in LANGUAGE_MODELS,
@@ -253,7 +257,7 @@ def _context(read: Folder, publication: Publication, name: str) -> dict[str, Any
         "command": record.get("command"),
         "recipe": record.get("recipe"),
         "teacher": record.get("teacher"),
-        "stages": _stages(recipe["stages"]) if isinstance(recipe, Mapping) else [],
+        "stages": [_stage(kind, fields) for kind, fields in read.stages],
         "making": _making(read, publication),
         "results": _results(read),
         "is_rounded": read.is_rounded,
@@ -340,7 +344,7 @@ def _example(read: Folder) -> list[str]:
 
 
 def _architecture(read: Folder) -> list[tuple[str, str]]:
-    tensors = read.tensors()
+    tensors = read.tensors
     stored, size = (sum(values) for values in zip(*tensors.values(), strict=True))
     if read.config is None:
         rows = [("parameters stored", f"{stored:,}"), ("bytes of weights", f"{size:,}")]
@@ -383,13 +387,9 @@ def _runs(values: Sequence[Any]) -> str:
     return str(values[0]) if len(runs) == 1 else ", then ".join(f"{value} in {count}" for value, count in runs)
 
 
-def _stages(stages: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [
-        f"`{kind}`: "
-        + (", ".join(f"`{name}={value}`" for name, value in fields.items() if name != "name") or "defaults")
-        for stage in stages
-        for kind, fields in stage.items()
-    ]
+def _stage(kind: str, fields: Mapping[str, Any]) -> str:
+    given = ", ".join(f"`{name}={value}`" for name, value in fields.items() if name != "name")
+    return f"`{kind}`: {given or 'defaults'}"
 
 
 def _making(read: Folder, publication: Publication) -> list[str]:
@@ -442,17 +442,16 @@ def _results(read: Folder) -> str | None:
 
 def _speed(report: Mapping[str, Any]) -> str:
     """The finished model beside its teacher."""
-    stages = [point for point in report["points"] if point["kind"] == "stage"]
-    teacher, student = next(point for point in stages if point["name"] == report["teacher"]), stages[-1]
+    points: tuple[Any, Any] = (teacher_point(report), result_point(report))
     rows = []
 
     def add(what: str, form: str, *path: str) -> None:
-        before, after = (reduce(lambda value, key: value[key], path, point) for point in (teacher, student))
+        before, after = (reduce(lambda value, key: value[key], path, point) for point in points)
         rows.append((what, form.format(before), form.format(after), f"{before / after:.2f}"))
 
     add("parameters of layers", "{:,}", "parameters", "encoder")
     add("parameters", "{:,}", "parameters", "total")
-    for shape in student["latency"]:
+    for shape in points[1]["latency"]:
         add(f"multiply-accumulates, {shape}", "{:,}", "macs", shape)
         add(f"milliseconds, {shape}", "{:.1f}", "latency", shape, "median_ms")
     return markdown_table(("", "teacher", "this model", "teacher / this"), rows)
@@ -468,11 +467,20 @@ def _licences(read: Folder, publication: Publication) -> list[tuple[str, str]]:
         (code, "`apache-2.0`"),
         (f"the base, `{base}`" if base else "the base", f"`{known}`" if known else unknown),
     ]
-    recipe = read.settings.get("recipe")
-    stages = [fields for stage in recipe["stages"] for fields in stage.values()] if isinstance(recipe, Mapping) else []
-    tasks = [read.task, *(stage.get(name) for stage in stages for name in ("task", "texts"))]
+    tasks = [read.task, *(fields.get(name) for _, fields in read.stages for name in ("task", "texts"))]
     rows += [(f"data, `{task}`", task_facts(task).get("licence", unknown)) for task in dict.fromkeys(tasks) if task]
     return rows
+
+
+def result_point(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a compression's report, the point of the finished model."""
+    return [point for point in report["points"] if point["kind"] == "stage"][-1]
+
+
+def teacher_point(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a compression's report, the point of the teacher."""
+    stages = (point for point in report["points"] if point["kind"] == "stage")
+    return next(point for point in stages if point["name"] == report["teacher"])
 
 
 def table_rows(report: Mapping[str, Any], brief: bool = False) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -534,7 +542,9 @@ __all__ = [
     "license_of",
     "markdown_table",
     "render_card",
+    "result_point",
     "summary",
     "table_rows",
     "task_facts",
+    "teacher_point",
 ]

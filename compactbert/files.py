@@ -2,6 +2,9 @@
 
 import io
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,4 +38,26 @@ def check_free(output_dir: Path) -> None:
         raise ValueError(f"{str(output_dir)!r} exists: choose another `output_dir`, or remove it.")
 
 
-__all__ = ["check_free", "write_bytes", "write_figure", "write_text"]
+@contextmanager
+def new_folder(output_dir: Path) -> Iterator[Path]:
+    """
+    A folder to fill. It appears as `output_dir` when that is done, and is gone if it fails.
+
+    Raises:
+        ValueError: if there is something at `output_dir`.
+    """
+    check_free(output_dir)
+    partial = output_dir.with_name(f"{output_dir.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        # Not on every system does a folder take the place of an empty one.
+        if output_dir.exists():
+            output_dir.rmdir()
+        partial.replace(output_dir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+__all__ = ["check_free", "new_folder", "write_bytes", "write_figure", "write_text"]

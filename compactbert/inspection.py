@@ -1,7 +1,6 @@
 """Looking into a model: attention and how it is spread, embeddings in two dimensions, curves of its training."""
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from .convert import load_pretrained
 from .data import encode_texts, length_limit, load_task
-from .files import check_free, write_figure, write_text
+from .files import check_free, new_folder, write_figure, write_text
 
 
 Projection = Literal["pca", "tsne"]
@@ -294,13 +293,11 @@ def inspect(
     losses = json.loads(record.read_text()).get("losses") if record.is_file() else None
     if losses:
         figures["losses.png"] = plot_losses(losses)
-    partial = output_dir.with_name(f"{output_dir.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for name, figure in figures.items():
-        write_figure(partial / name, figure)
     result = {"files": sorted(figures), "attention": statistics}
-    write_text(partial / "inspection.json", json.dumps(result, indent=2) + "\n")
-    partial.replace(output_dir)
+    with new_folder(output_dir) as partial:
+        for name, figure in figures.items():
+            write_figure(partial / name, figure)
+        write_text(partial / "inspection.json", json.dumps(result, indent=2) + "\n")
     return result
 
 

@@ -337,7 +337,7 @@ def test_the_zoo_is_what_the_catalogue_says(tmp_path):
     for entry in entries:
         folder = ROOT / "zoo" / entry["name"]
         check_contents(folder)
-        tensors = Folder.read(folder).tensors().values()
+        tensors = Folder.read(folder).tensors.values()
         assert (entry["parameters"], entry["bytes"]) == tuple(sum(sizes) for sizes in zip(*tensors, strict=True))
         assert all(path.stat().st_size <= 25e6 for path in folder.rglob("*"))
         card = render_card(folder, Publication(entry["repo_id"], entry["license"], tuple(entry.get("languages", ()))))

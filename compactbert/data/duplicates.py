@@ -135,7 +135,7 @@ def drop_duplicates(
     check_columns(dataset, [*text_columns, *([label_column] if label_column else [])], "The table")
     texts = texts_of(dataset, text_columns)
     equal = first_occurrences(texts)
-    found = first_occurrences(texts, near, seed)
+    found = equal if near is None else first_occurrences(texts, near, seed)
     kept = dataset.select([i for i, first in enumerate(found) if first == i])
     report: dict[str, int] = {
         "rows": len(dataset),

@@ -1,6 +1,5 @@
 """Train, validation and test splits of one table."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -8,7 +7,7 @@ from typing import Literal, get_args
 from datasets import Dataset
 from sklearn.model_selection import train_test_split
 
-from ..files import check_free
+from ..files import new_folder
 from .duplicates import count_leaks
 from .tasks import check_columns, write_table
 
@@ -85,12 +84,9 @@ def write_splits(splits: dict[str, Dataset], folder: Path, suffix: str) -> None:
     Raises:
         ValueError: if there is something at `folder`, or the suffix is unknown.
     """
-    check_free(folder)
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for name, dataset in splits.items():
-        write_table(dataset, partial / f"{name}{suffix}")
-    partial.replace(folder)
+    with new_folder(folder) as partial:
+        for name, dataset in splits.items():
+            write_table(dataset, partial / f"{name}{suffix}")
 
 
 __all__ = ["SHARES", "Leakage", "split", "write_splits"]

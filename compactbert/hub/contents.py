@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import yaml
 
+from ..cards import ADAPTER
+
 
 Kind = Literal["model", "adapter", "space"]
-ADAPTER_CONFIG = "adapter_config.json"
 SUFFIXES = {".json", ".md", ".onnx", ".png", ".py", ".safetensors", ".txt", ".yaml"}
 NAMES = {"LICENSE"}
 # Never, not even in a Space: what runs when it is opened, and what a training leaves.
@@ -31,14 +32,14 @@ def kind_of(folder: str | Path) -> Kind:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"There is no folder {str(folder)!r}.")
-    if (folder / ADAPTER_CONFIG).is_file():
+    if (folder / ADAPTER).is_file():
         return "adapter"
     if (folder / "config.json").is_file():
         return "model"
     if "sdk" in front_matter(folder / "README.md"):
         return "space"
     raise ValueError(
-        f"{str(folder)!r} is no model ('config.json'), adapter ({ADAPTER_CONFIG!r}) or Space ('README.md' with `sdk` "
+        f"{str(folder)!r} is no model ('config.json'), adapter ({ADAPTER!r}) or Space ('README.md' with `sdk` "
         f"in its front matter): give a folder that is."
     )
 

@@ -14,13 +14,23 @@ from huggingface_hub.utils import validate_repo_id
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..cards import RECORDS, Folder, Publication, evaluation_results, languages_of, license_of, render_card
+from ..cards import (
+    ADAPTER,
+    BASE,
+    RECORDS,
+    Folder,
+    Publication,
+    evaluation_results,
+    languages_of,
+    license_of,
+    render_card,
+)
 from ..convert import load_pretrained, resolve_model
-from ..files import check_free
+from ..files import new_folder
 from ..inference import export_onnx, load_for_inference
 from ..provenance import public_settings
 from .clean_process import run_without_packages
-from .contents import ADAPTER_CONFIG, LEFT_OUT, check_contents, front_matter, kind_of, list_contents
+from .contents import LEFT_OUT, check_contents, front_matter, kind_of, list_contents
 
 
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -110,7 +120,6 @@ def stage(
     if unknown := sorted(set(onnx) - set(get_args(Onnx))):
         raise ValueError(f"`onnx` must be of {get_args(Onnx)}, got {unknown}.")
     kind = kind_of(source)
-    check_free(output_dir)
     for name, value, kinds in (
         ("dtype", dtype, ("model",)),
         ("onnx", onnx, ("model",)),
@@ -119,10 +128,7 @@ def stage(
     ):
         if value and kind not in kinds:
             raise ValueError(f"`{name}` is for {' and '.join(kinds)} repositories, and {str(source)!r} is a {kind}.")
-    partial = output_dir.with_name(f"{output_dir.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with new_folder(output_dir) as partial:
         difference = None
         if kind == "space":
             _write_space(source, partial, models)
@@ -134,11 +140,6 @@ def stage(
                 difference = _write_adapter(source, partial, publication)
             _write_texts(source, partial, publication)
         check_contents(partial)
-        if output_dir.exists():
-            output_dir.rmdir()
-        partial.replace(output_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return {"kind": kind, "repo_id": repo_id, "files": list_contents(output_dir), "difference": difference}
 
 
@@ -190,7 +191,7 @@ def _write_adapter(source: Path, target: Path, publication: Publication) -> floa
     read = Folder.read(source)
     base = publication.base_model or read.base
     assert read.adapter is not None
-    named = read.adapter["base_model_name_or_path"]
+    named = read.adapter[BASE]
     if base is None:
         raise ValueError(
             f"`base_model` is needed: the adapter names its base by a folder ({Path(named).name!r}), which nobody else "
@@ -202,13 +203,12 @@ def _write_adapter(source: Path, target: Path, publication: Publication) -> floa
     ids = _token_ids(base_of)
     with torch.no_grad():
         here = adapted(ids)[0]
-    target.mkdir()
     for file in sorted(source.glob("adapter_*")):
         shutil.copy(file, target)
     tokenizer.save_pretrained(target)
     _forget_fields(target / "tokenizer_config.json")
-    pinned = {"base_model_name_or_path": base, "revision": publication.base_revision}
-    _edit_json(target / ADAPTER_CONFIG, pinned)
+    pinned = {BASE: base, "revision": publication.base_revision}
+    _edit_json(target / ADAPTER, pinned)
     if read.record.get("needs_package"):
         with torch.no_grad():
             return _compare(here, type(adapted).from_pretrained(adapted.unload(), str(target)).eval()(ids)[0])
@@ -225,7 +225,7 @@ def _write_space(source: Path, target: Path, models: Sequence[str]) -> None:
     for name in (metadata["app_file"], "requirements.txt"):
         if not (source / name).is_file():
             raise ValueError(f"The Space {str(source)!r} has no {name!r}.")
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*LEFT_OUT), dirs_exist_ok=True)
     for file in target.rglob("*.py"):
         try:
             compile(file.read_text(encoding="utf-8"), file.name, "exec")

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data import encode_task, length_limit, load_task
-from ..files import check_free
+from ..files import new_folder
 from .fusion import fuse
 from .onnx import FILES, INPUTS, library
 from .prediction import head_of, load_for_inference
@@ -121,11 +120,8 @@ def export_onnx(
         raise ValueError(f"`int8` must be of {get_args(Int8)}, got {unknown}.")
     if "static" in int8 and not calibration:
         raise ValueError('`int8="static"` needs `calibration`: rows of the kind that the model will see.')
-    check_free(output_dir)
-    partial = output_dir.with_name(f"{output_dir.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "onnx").mkdir(parents=True)
-    try:
+    with new_folder(output_dir) as partial:
+        (partial / "onnx").mkdir()
         model = model.to(device="cpu", dtype=torch.float32)  # type: ignore[call-arg]
         fused = fuse(model)
         program = _trace(fused)
@@ -139,11 +135,6 @@ def export_onnx(
         model.config.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         (partial / "export.json").write_text(json.dumps(report, indent=2) + "\n")
-        if output_dir.exists():
-            output_dir.rmdir()
-        partial.replace(output_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return report
 
 

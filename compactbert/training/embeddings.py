@@ -150,12 +150,13 @@ max_length, warmup, precision, seed, trust_remote_code:
         loss=loss,
     )
     trainer.train(resume_from_checkpoint=checkpoint)
+    public = public_settings(settings)
     report = {
-        "task": task,
+        "task": public["task"],
         "method": method,
         "rows": len(rows),
         "steps": trainer.state.global_step,
-        "settings": {name: value for name, value in public_settings(settings).items() if value is not None},
+        "settings": {name: value for name, value in public.items() if value is not None},
         "environment": environment(),
     }
     finished = work_dir / "finished"
