@@ -2,11 +2,13 @@
 
     python benchmarks/finetuning_recipes.py run --data-dir DATA [--masked-model FOLDER] [--task sst2] [--seed 1]
     python benchmarks/finetuning_recipes.py small --data-dir DATA --model FOLDER
+    python benchmarks/finetuning_recipes.py embeddings --data-dir DATA [--seed 1]
     python benchmarks/finetuning_recipes.py show
 
 `run` fine-tunes MiniLM on few rows, for the same number of steps with every recipe, and scores the last step: nothing
 is chosen on the validation rows. It makes what is missing and may be killed and called again. `small` makes a model
-that was fine-tuned on SST-2 smaller in the ways of the handbook.
+that was fine-tuned on SST-2 smaller in the ways of the handbook. `embeddings` trains three layers of MiniLM to embed
+sentences, and scores them on STS-B.
 """
 
 import statistics
@@ -16,6 +18,8 @@ from typing import Annotated, Any
 
 import typer
 from results import Results
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 from transformers import set_seed
 from transformers.utils import logging
 
@@ -27,12 +31,19 @@ from compactbert.evaluation import evaluate
 from compactbert.inference import export
 from compactbert.inference.onnx import FILES
 from compactbert.training import FinetuningConfig, FinetuningTrainer
+from compactbert.training.embeddings import train_embeddings
 
 
 RESULTS = Results(__file__)
-TASKS = {"sst2": {"rows": 500, "steps": 64, "max_length": 64}, "rte": {"rows": 2490, "steps": 234, "max_length": 128}}
+TASKS = {"sst2": {"rows": 500, "steps": 64, "max_length": 64}, "rte": {"rows": 2490, "steps": 156, "max_length": 128}}
 # With so few steps, a rate at which plain fine-tuning gets there.
-SETTINGS = {"learning_rate": 2e-4, "per_device_train_batch_size": 32, "warmup_steps": 0.1, "weight_decay": 0.01}
+SETTINGS = {
+    "bf16": True,
+    "learning_rate": 2e-4,
+    "per_device_train_batch_size": 32,
+    "warmup_steps": 0.1,
+    "weight_decay": 0.01,
+}
 PLAIN = "plain fine-tuning"
 # Name -> what is done to the rows, or training arguments.
 AUGMENTATIONS = {
@@ -55,6 +66,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     "label smoothing 0.1": {"label_smoothing_factor": 0.1},
 }
 SMALL_SHAPE = (8, 64)
+# Layers that are kept of MiniLM, which as it is was trained for STS on a billion pairs.
+EMBEDDING_LAYERS = [1, 3, 5]
+EMBEDDINGS: dict[str, dict[str, Any]] = {
+    "SimCSE, STS-B's texts": {"task": "stsb", "method": "simcse"},
+    "NT-Xent, MNLI's entailments": {"task": "mnli", "method": "pairs", "positive": "entailment"},
+    "margin, MRPC's paraphrases": {"task": "mrpc", "method": "margin"},
+}
+EMBEDDING_SETTINGS = {"max_rows": 20_000, "max_steps": 150, "batch_size": 64, "max_length": 48, "learning_rate": 1e-4}
+UNTRAINED = "as cut"
 app = typer.Typer()
 
 
@@ -148,6 +168,40 @@ def small(
     show()
 
 
+def similarity(model: Path, data_dir: Path) -> float:
+    """Spearman's correlation of cosines with STS-B's judgements, over the validation rows."""
+    rows = load_task("stsb", data_dir).evaluation
+    embedder = SentenceTransformer(str(model), trust_remote_code=True)
+    evaluator = EmbeddingSimilarityEvaluator(
+        rows["sentence1"], rows["sentence2"], rows["label"], show_progress_bar=False
+    )
+    return next(value for name, value in evaluator(embedder).items() if name.endswith("spearman_cosine"))
+
+
+@app.command()
+def embeddings(
+    data_dir: Annotated[Path, typer.Option()],
+    seed: Annotated[list[int], typer.Option()] = [1, 2, 3],  # noqa: B006
+):
+    logging.set_verbosity_error()
+    whole, tokenizer = load_pretrained("minilm", "")
+    scores = score_importance(whole, [], method="random")  # the layers are chosen by hand
+    with tempfile.TemporaryDirectory() as folder:
+        cut = Path(folder) / "cut"
+        prune(whole, plan_pruning(scores, whole.config, layers=EMBEDDING_LAYERS)).save_pretrained(cut)
+        tokenizer.save_pretrained(cut)
+        if RESULTS.found("embeddings", UNTRAINED) is None:
+            RESULTS.record(("embeddings", UNTRAINED), {"1": similarity(cut, data_dir)})
+        for number in seed:
+            for name, options in EMBEDDINGS.items():
+                if RESULTS.found("embeddings", name, str(number)) is None:
+                    made = Path(folder) / f"{number}-{options['method']}"
+                    options = EMBEDDING_SETTINGS | options | {"data_dir": data_dir, "seed": number}
+                    train_embeddings(cut, output_dir=made, **options)
+                    RESULTS.record(("embeddings", name, str(number)), similarity(made, data_dir))
+    show()
+
+
 def render(results: dict) -> str:
     """The README's tables."""
     tables = []
@@ -172,6 +226,11 @@ def render(results: dict) -> str:
             time = made.get("latency")
             cells += [f"{time['median_ms']:.0f} ({time['low_ms']:.0f}-{time['high_ms']:.0f})" if time else ""]
             lines.append(f"| {' | '.join(cells)} |")
+        tables.append("\n".join(lines))
+    if "embeddings" in results:
+        lines = ["| STS-B, three layers | Spearman's correlation |", "|---|---|"]
+        for name, runs in results["embeddings"].items():
+            lines.append(f"| {name} | {_spread(list(runs.values()))} ({len(runs)}) |")
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
 

@@ -105,13 +105,13 @@ def test_a_place_that_cannot_be_written_to_ends_with_code_2(tiny_model, reviews,
 
 
 def test_the_choices_are_those_of_the_library():
-    from compactbert import cli
+    from compactbert.cli import making, options
     from compactbert.data.tasks import Problem
     from compactbert.training.finetuning import Precision
 
     # Spelled twice, so that `--help` need not load the library.
-    assert get_args(get_args(get_args(cli.Problem)[0])[0]) == get_args(Problem)
-    for command in (cli.finetune, cli.adapt):
+    assert get_args(get_args(get_args(options.Problem)[0])[0]) == get_args(Problem)
+    for command in (making.finetune, making.adapt):
         assert get_args(get_type_hints(command)["precision"]) == get_args(Precision)
 
 

@@ -68,7 +68,7 @@ def test_the_toolkit_imports_in_one_direction(path):
             other = module.split(".")[0]
             assert LAYERS.index(other) < own, f"{path.name} imports {other}"
         elif level == 0 and module.split(".")[0] == "compactbert":
-            assert parts == ("cli",), "only the command line names its own package"
+            assert parts[0] == "cli", "only the command line names its own package"
 
 
 def test_model_packages_never_import_the_toolkit():
