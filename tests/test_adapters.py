@@ -1,12 +1,14 @@
 """PEFT on our models: every method of its registry, as on BERT."""
 
 import copy
+import inspect
 import json
 import shutil
 import subprocess
 import sys
 import warnings
 
+import peft
 import pytest
 import torch
 import transformers
@@ -303,6 +305,15 @@ def test_a_new_bottleneck_adapter_changes_nothing_and_can_be_switched_off():
 def test_bad_bottlenecks_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         BottleneckConfig(**change)
+
+
+def test_ours_is_called_as_peft_s():
+    """It stands in for PEFT's function: the same arguments, in the same places."""
+    assert (
+        list(inspect.signature(get_peft_model).parameters)[:3]
+        == list(inspect.signature(peft.get_peft_model).parameters)[:3]
+    )
+    assert list(get_peft_model(make("smbert"), config_of("LORA"), "first").peft_config) == ["first"]
 
 
 @pytest.mark.parametrize(("name", "width"), [("smbert", 64), ("mobilebert_md", 32), ("ib_bert", 32), ("bert", 64)])

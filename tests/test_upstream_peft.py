@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import FrodConfig
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
 from compactbert.adapters import get_peft_model
@@ -41,16 +42,17 @@ SIZES = {
 }
 MOBILE = SIZES | {"embedding_size": 32, "num_feedforward_networks": 2}
 STAGES = {"intra_bottleneck_size": 64, "per_layer_config": {1: {"intra_bottleneck_size": 32}}}
+# PEFT's tests know by "Bert" in a name what is not for encoders.
 MODELS = {
-    "bert": (BertForSequenceClassification, BertConfig, SIZES),
-    "smbert": (SmBertForSequenceClassification, SmBertConfig, SIZES | {"attention_head_size": 16}),
-    "mobilebert_md": (
+    "Bert": (BertForSequenceClassification, BertConfig, SIZES),
+    "SmBert": (SmBertForSequenceClassification, SmBertConfig, SIZES | {"attention_head_size": 16}),
+    "MobileBertMd": (
         MobileBertMdForSequenceClassification,
         MobileBertMdConfig,
         MOBILE | {"intra_bottleneck_size": 32},
     ),
-    "mobilebert_md-stages": (MobileBertMdForSequenceClassification, MobileBertMdConfig, MOBILE | STAGES),
-    "ib_bert": (IbBertForSequenceClassification, IbBertConfig, MOBILE | {"intra_bottleneck_size": 128}),
+    "MobileBertMd-stages": (MobileBertMdForSequenceClassification, MobileBertMdConfig, MOBILE | STAGES),
+    "IbBert": (IbBertForSequenceClassification, IbBertConfig, MOBILE | {"intra_bottleneck_size": 128}),
 }
 
 
@@ -90,6 +92,9 @@ def over_our_models(test_class):
     def redirected(function):
         @functools.wraps(function)
         def run(*args, **kwargs):
+            config_class = kwargs.get("config_cls")
+            if config_class is FrodConfig and kwargs["model_id"] == FOLDERS["MobileBertMd-stages"]:
+                pytest.skip("FRoD decomposes the matrices of all layers together, and these differ in shape.")
             return function(*args, **kwargs)
 
         run.pytestmark = [mark for mark in getattr(function, "pytestmark", []) if mark.args[:1] != ("model_id",)]
@@ -105,6 +110,9 @@ FOLDERS, _place = make_models()
 feature_extraction = import_upstream("test_feature_extraction_models")
 seq_classifier = import_upstream("test_seq_classifier")
 token_qa = import_upstream("test_token_classification_qa")
+# Two tests take the first model of the list.
+feature_extraction.PEFT_FEATURE_EXTRACTION_MODELS_TO_TEST[0] = FOLDERS["MobileBertMd"]
+seq_classifier.PEFT_SEQ_CLS_MODELS_TO_TEST[0] = FOLDERS["MobileBertMd"]
 TestFeatureExtraction = over_our_models(feature_extraction.TestPeftFeatureExtractionModel)
 TestSequenceClassification = over_our_models(seq_classifier.TestSequenceClassificationModels)
 TestTokenClassification = over_our_models(token_qa.TestTokenClassificationModels)

@@ -83,7 +83,10 @@ def adapter_config(method: str, **options: Any) -> PeftConfig:
 
 
 def get_peft_model(
-    model: PreTrainedModel, config: PeftConfig | Sequence[PromptLearningConfig], **kwargs: Any
+    model: PreTrainedModel,
+    peft_config: PeftConfig | Sequence[PromptLearningConfig],
+    adapter_name: str = "default",
+    **kwargs: Any,
 ) -> PeftModel:
     """
     PEFT's `get_peft_model`, which it may replace for any model, with what PEFT cannot know about ours:
@@ -101,8 +104,10 @@ def get_peft_model(
     Args:
         model ([`~transformers.PreTrainedModel`]):
             The base, which is changed in place as PEFT does.
-        config ([`~peft.PeftConfig`] or a list of them):
+        peft_config ([`~peft.PeftConfig`] or a list of them):
             The method. Widths given in it are kept.
+        adapter_name (`str`, *optional*, defaults to `"default"`):
+            Name of the adapter in the model.
         kwargs:
             Further arguments of PEFT's function.
 
@@ -123,10 +128,10 @@ def get_peft_model(
 
     ```
     """
-    if isinstance(config, Sequence):
-        return _with_joined_prompts(model, config, **kwargs)
-    fit_config(config, model)
-    return peft_get_peft_model(model, config, **kwargs)
+    if isinstance(peft_config, Sequence):
+        return _with_joined_prompts(model, peft_config, adapter_name, **kwargs)
+    fit_config(peft_config, model)
+    return peft_get_peft_model(model, peft_config, adapter_name, **kwargs)
 
 
 def fit_config(config: PeftConfig, model: PreTrainedModel) -> PeftConfig:
@@ -198,7 +203,9 @@ class JoinedPrompts(nn.Module):
         return torch.cat(prompts, dim=1).expand(indices.shape[0], -1, -1)
 
 
-def _with_joined_prompts(model: PreTrainedModel, configs: Sequence[PromptLearningConfig], **kwargs: Any) -> PeftModel:
+def _with_joined_prompts(
+    model: PreTrainedModel, configs: Sequence[PromptLearningConfig], adapter_name: str, **kwargs: Any
+) -> PeftModel:
     if not configs or not all(isinstance(config, PromptTuningConfig | PromptEncoderConfig) for config in configs):
         names = [type(config).__name__ for config in configs]
         raise ValueError(f"Only prompt and P-tuning can be joined, got {names}.")
@@ -208,7 +215,7 @@ def _with_joined_prompts(model: PreTrainedModel, configs: Sequence[PromptLearnin
         prompt_tuning_init=PromptTuningInit.RANDOM,
         modules_to_save=configs[0].modules_to_save,
     )
-    joined = get_peft_model(model, whole, **kwargs)
+    joined = get_peft_model(model, whole, adapter_name, **kwargs)
     parts: list[nn.Module] = []
     for config in configs:
         config.token_dim, config.num_transformer_submodules = whole.token_dim, whole.num_transformer_submodules
