@@ -39,6 +39,16 @@ def test_the_export_computes_the_same_for_any_shape(exported, shape):
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+def test_what_is_not_given_is_as_in_transformers(exported):
+    """Every token is attended to, and of the first segment."""
+    model, folder, _ = exported
+    ids = torch.randint(1, 1000, (2, 7))
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+    found = OnnxClassifier(folder, model.config, "onnx")(input_ids=ids).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_int8_is_smaller_and_close(exported, minilm_tokenizer):
     model, folder, report = exported
     batch = minilm_tokenizer(TEXTS, padding=True, return_tensors="pt")

@@ -47,7 +47,9 @@ class OnnxClassifier(nn.Module):
 
     def forward(self, **batch: Tensor) -> SequenceClassifierOutput:
         """Logits of a batch, with whichever labels its head has."""
-        inputs = {name: batch.get(name, torch.zeros_like(batch["input_ids"])).numpy() for name in INPUTS}
+        ids = batch["input_ids"]
+        missing = {"attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+        inputs = {name: (missing | batch)[name].numpy() for name in INPUTS}
         return SequenceClassifierOutput(logits=torch.from_numpy(self.session.run(None, inputs)[0]))
 
 
