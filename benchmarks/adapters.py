@@ -1,9 +1,11 @@
 """Adapters against full fine-tuning and a frozen encoder, on two bases and two tasks: `benchmarks/adapters.json`.
 
     python benchmarks/adapters.py run --data-dir DATA --work-dir WORK [--base smbert] [--task mrpc] [--method lora]
+    python benchmarks/adapters.py cost --data-dir DATA --work-dir WORK
     python benchmarks/adapters.py show
 
-`run` makes what is missing and may be killed and called again, or twice at a time with different methods or bases. Each
+`run` makes what is missing and may be killed and called again, or twice at a time with different methods or bases.
+`cost` times training steps on MRPC, the methods that `run` has made in turns, on one thread. Each
 method has one learning rate, of the size its paper or PEFT's examples use; none was searched. MobileBERT-MD has no
 pretrained weights of its own: `--mobilebert FOLDER` says where some are, and otherwise its encoder is random, which a
 frozen encoder and adapters cannot make up for.
@@ -11,6 +13,9 @@ frozen encoder and adapters cannot make up for.
 
 import json
 import shutil
+import statistics
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,18 +25,21 @@ from results import Results
 from transformers import AutoTokenizer, PreTrainedModel, Trainer, TrainingArguments
 
 import compactbert
+from compactbert.adapters import adapter_config, get_peft_model
 from compactbert.convert import load_pretrained, minilm_path
+from compactbert.data import Task, data_collator, encode_task, load_task
 from compactbert.presets import load_preset
 from compactbert.provenance import environment
-from compactbert.training.run import ResumableTrainer, TrainingRun, train_on_task
+from compactbert.training.run import ResumableTrainer, TrainingRun, computes_in_bf16, train_on_task
 from modeling_mobilebert_md import MobileBertMdForMaskedLM
 
 
 RESULTS = Results(__file__)
-PRESET = "mobilebert_md/tiny"
+PRESET = "mobilebert_md/mobilebert-md-small"
 BASES = {"smbert": "MiniLM-L6 as SmBERT", "mobilebert_md": f"MobileBERT-MD, preset {PRESET.split('/')[1]}"}
 TASKS = {"mrpc": {"epochs": 3}, "sst2": {"epochs": 2, "max_train_rows": 10_000, "max_length": 64}}
 FULL, FROZEN = "full fine-tuning", "frozen encoder"
+JOINED = {"prompt+p-tuning": ["prompt", "p-tuning"]}
 # The order in which they run.
 RATES = {
     FULL: 1e-4,
@@ -50,7 +58,8 @@ RATES = {
     "loha": 1e-3,
     "vera": 3e-3,
 }
-SEED = 42
+SEED, BATCH_SIZE = 42, 32
+STEPS = 115  # of an epoch on MRPC
 app = typer.Typer()
 
 
@@ -144,10 +153,62 @@ def run(
     show()
 
 
+def step_of(base: Path, method: str, task: Task, batches: list[dict[str, torch.Tensor]]) -> Callable[[int], None]:
+    """A training step with a method, as `run` does them."""
+    model: Any = load_pretrained(base, task.head, **task.config_fields())[0]
+    if method == FROZEN:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = "pooler" in name or "classifier" in name
+    elif method != FULL:
+        # AdaLoRA asks for the number of steps.
+        options = {"task_type": "SEQ_CLS"} | ({"total_step": 1} if method == "adalora" else {})
+        configs = [adapter_config(name, **options) for name in JOINED.get(method, [method])]
+        model = get_peft_model(model, configs if len(configs) > 1 else configs[0])
+    model.train()
+    optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
+
+    def step(number: int) -> None:
+        with torch.autocast("cpu", torch.bfloat16, computes_in_bf16()):
+            loss = model(**batches[number % len(batches)]).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+@app.command()
+def cost(
+    data_dir: Annotated[Path, typer.Option()],
+    work_dir: Annotated[Path, typer.Option()],
+    mobilebert: Annotated[Path | None, typer.Option()] = None,
+    rounds: Annotated[int, typer.Option()] = 10,
+):
+    torch.set_num_threads(1)
+    task = load_task("mrpc", data_dir, max_train_rows=BATCH_SIZE * 4)
+    made = {base: [method for method in RATES if place(base, "mrpc", method) in read()["runs"]] for base in BASES}
+    for base, methods in made.items():
+        folder = base_folder(base, work_dir, mobilebert)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        rows = list(encode_task(task, task.train, tokenizer, 128)[0].remove_columns("length"))
+        collator = data_collator(task, tokenizer)
+        batches = [collator(rows[i : i + BATCH_SIZE]) for i in range(0, len(rows), BATCH_SIZE)]
+        steps = {method: step_of(folder, method, task, batches) for method in methods}
+        seconds: dict[str, list[float]] = {method: [] for method in methods}
+        for turn in range(rounds + 1):
+            for method, step in steps.items():
+                started = time.perf_counter()
+                step(turn)
+                if turn:
+                    seconds[method].append(time.perf_counter() - started)
+        RESULTS.record(("step_seconds", base), seconds)
+    show()
+
+
 def render(results: dict) -> str:
     """The README's table."""
     tasks = list(TASKS)
-    head = ["method", "parameters trained", "bytes", *tasks, *(f"s per epoch, {task}" for task in tasks), "rate"]
+    head = ["method", "parameters trained", "bytes", *tasks, "rate", "s per epoch, mrpc", "over full fine-tuning's"]
     lines = []
     for base, title in BASES.items():
         rows = []
@@ -157,8 +218,14 @@ def render(results: dict) -> str:
             if some is None:
                 continue
             scores = ["" if run is None else f"{run['metrics']['accuracy']:.3f}" for run in runs]
-            seconds = ["" if run is None else f"{run['seconds_per_epoch']:.0f}" for run in runs]
-            rows.append([method, f"{some['parameters']:,}", f"{some['bytes']:,}", *scores, *seconds, f"{rate:g}"])
+            times = results.get("step_seconds", {}).get(base, {})
+            speed = ["", ""]
+            if method in times:
+                low, ratio, high = statistics.quantiles(
+                    [own / full for own, full in zip(times[method], times[FULL], strict=True)], n=4
+                )
+                speed = [f"{statistics.median(times[method]) * STEPS:.0f}", f"{ratio:.2f} ({low:.2f}-{high:.2f})"]
+            rows.append([method, f"{some['parameters']:,}", f"{some['bytes']:,}", *scores, f"{rate:g}", *speed])
         if rows:
             lines += ["", f"{title}:", ""] if lines else [f"{title}:", ""]
             lines += [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]

@@ -55,8 +55,9 @@ AUGMENTATIONS = {
 RECIPES: dict[str, dict[str, Any]] = {
     PLAIN: {},
     "FGM, epsilon 1e-3": {"adversarial": "fgm"},
+    "FGM, epsilon 0.1": {"adversarial": "fgm", "adversarial_epsilon": 0.1},
     "FGM, epsilon 1": {"adversarial": "fgm", "adversarial_epsilon": 1.0},
-    "FreeLB, epsilon 1": {"adversarial": "freelb", "adversarial_epsilon": 1.0},
+    "FreeLB, epsilon 0.1": {"adversarial": "freelb", "adversarial_epsilon": 0.1},
     "R-Drop, 1": {"r_drop": 1.0},
     "layer decay 0.8": {"layer_decay": 0.8},
     "3 layers frozen": {"freeze_layers": 3},
