@@ -1,5 +1,6 @@
 """What the page draws. Text in it is text: matplotlib would read what is between two `$` as mathematics."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,7 +14,9 @@ SHOWN_CHARACTERS = 40
 def render(figure: Figure) -> np.ndarray:
     """A figure as a picture, which programs can take too."""
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    # Signs that its font lacks are drawn as boxes. They need not be in the log, where nothing of a text belongs.
+    with warnings.catch_warnings(action="ignore"):
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())
 
 

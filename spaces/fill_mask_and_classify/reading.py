@@ -203,7 +203,7 @@ class Models:
         return {"text": text, "entities": spans}
 
     @friendly
-    @torch.inference_mode()
+    @torch.no_grad()
     def answer(self, question: str, context: str, model: str) -> tuple[str, float, dict[str, Any]]:
         """
         Answer a question with words of a context.
@@ -231,7 +231,7 @@ class Models:
         return context[start:end], round(scores.max().item(), 4), marked
 
     @friendly
-    @torch.inference_mode()
+    @torch.no_grad()
     def draw_attention(self, text: str, model: str, layer: int, head: int) -> tuple[np.ndarray, np.ndarray]:
         """
         Draw which tokens of a text a model looks at.
@@ -260,7 +260,7 @@ class Models:
         return plot_attention(tokens, heads[int(head)] if head >= 0 else heads.mean(0), title), plot_spread(maps)
 
     @friendly
-    @torch.inference_mode()
+    @torch.no_grad()
     def draw_embeddings(self, texts: str, model: str) -> np.ndarray:
         """
         Draw how near to each other a model sees texts, in two dimensions.
