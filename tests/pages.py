@@ -1,5 +1,6 @@
 """The Spaces' pages, served and opened in a browser."""
 
+import asyncio
 import importlib.util
 import shutil
 import sys
@@ -14,6 +15,7 @@ HOSTILE = '<img src="x" onerror="window.hacked=1">'
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 CHROMIUM_ARGUMENTS += ["--disable-background-networking", "--disable-component-update"]
+HAS_MCP = importlib.util.find_spec("mcp") is not None
 # Milliseconds that a browser may take: a machine that is busy with other tests takes its time.
 PATIENCE = 30_000
 
@@ -61,3 +63,20 @@ def check_space(space):
     assert len(fields["short_description"]) <= 60
     requirements = dict(line.split("==") for line in (SPACES / space / "requirements.txt").read_text().split())
     assert requirements["gradio"] == fields["sdk_version"]
+
+
+def call_tool(url, name, arguments):
+    """The tools that a page is for MCP clients, and what one of them answers."""
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamable_http_client
+
+    async def ask():
+        address = f"{url}gradio_api/mcp/"
+        async with streamable_http_client(address) as (read, write, _), ClientSession(read, write) as session:
+            await session.initialize()
+            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+            return tools, await session.call_tool(name, arguments)
+
+    tools, result = asyncio.run(ask())
+    assert all(field["description"] for tool in tools.values() for field in tool.inputSchema["properties"].values())
+    return tools, " ".join(part.text for part in result.content)

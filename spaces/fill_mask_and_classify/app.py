@@ -63,6 +63,12 @@ def choose(names: list[str]) -> gr.Dropdown:
     return gr.Dropdown(names, value=names[0], label="Model")
 
 
+def picture(label: str, **options: Any) -> gr.Image:
+    """A place for a picture, with nothing over it and no button that sends it anywhere."""
+    buttons = ["download", "fullscreen"]
+    return gr.Image(label=label, show_label=False, format="png", buttons=buttons, render=False, **options)
+
+
 def build_masks(models: Models, names: list[str]) -> Call:
     """The tab that guesses words."""
     inputs = [gr.Textbox(SENTENCE, label=f"Text with {MASK} in it", lines=3, elem_id="masked"), choose(names)]
@@ -113,24 +119,20 @@ def build_attention(models: Models, names: list[str]) -> Call:
         model = choose(names)
         layer = gr.Number(0, label="Layer, from 0", precision=0, elem_id="layer")
         head = gr.Number(0, label="Head, from 0; -1 for the mean of all", precision=0, elem_id="head")
-    outputs = [
-        gr.Image(label="Attention", format="png", elem_id="attention", render=False),
-        gr.Image(label="In all layers", format="png", elem_id="spread", render=False),
-    ]
+    outputs = [picture("Attention", elem_id="attention"), picture("In all layers", elem_id="spread")]
     return connect(models.draw_attention, "Draw attention", [text, model, layer, head], outputs)
 
 
 def build_embeddings(models: Models, names: list[str]) -> Call:
     """The tab that draws texts as points."""
     inputs = [gr.Textbox(TEXTS, label="Texts, one a line", lines=6, elem_id="texts"), choose(names)]
-    picture = gr.Image(label="Embeddings", format="png", elem_id="embeddings", render=False)
-    return connect(models.draw_embeddings, "Draw embeddings", inputs, [picture])
+    outputs = [picture("Embeddings", elem_id="embeddings")]
+    return connect(models.draw_embeddings, "Draw embeddings", inputs, outputs)
 
 
 def build_losses(models: Models, names: list[str]) -> Call:
     """The tab that draws how models were trained."""
-    picture = gr.Image(label="Losses", format="png", elem_id="losses", render=False)
-    return connect(models.draw_losses, "Draw losses", [choose(names)], [picture])
+    return connect(models.draw_losses, "Draw losses", [choose(names)], [picture("Losses", elem_id="losses")])
 
 
 HEAD_TABS = [

@@ -48,10 +48,12 @@ def plot_points(points: np.ndarray, shares: np.ndarray, texts: Sequence[str]) ->
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
     axes.scatter(points[:, 0], points[:, 1])
-    for point, text in zip(points, texts, strict=True):
+    for i, (point, text) in enumerate(zip(points, texts, strict=True)):
         shown = text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
-        axes.annotate(shown, point, xytext=(4, 4), textcoords="offset points", fontsize=8, parse_math=False)
-    axes.margins(0.2)
+        # By turns above and below, for texts that lie together.
+        place = (4, -10 if i % 2 else 4)
+        axes.annotate(shown, point, xytext=place, textcoords="offset points", fontsize=8, parse_math=False)
+    axes.margins(0.3)
     axes.set(xlabel=f"first component, {shares[0]:.0%} of the variance")
     axes.set(ylabel=f"second component, {shares[1]:.0%} of the variance")
     return render(figure)

@@ -39,9 +39,23 @@ def build(models: Models) -> gr.Blocks:
         text = gr.Textbox(TEXT, label="Text", lines=3, elem_id="text")
         chosen = gr.CheckboxGroup(names, value=[*models.places, *BESIDE], label="Models", elem_id="models")
         button = gr.Button("Measure", variant="primary", elem_id="measure")
-        table = gr.Dataframe(headers=COLUMNS, label="Measured", interactive=False, wrap=True, elem_id="table")
+        table = gr.Dataframe(
+            headers=list(COLUMNS),
+            column_widths=list(COLUMNS.values()),
+            label="Measured",
+            interactive=False,
+            wrap=True,
+            elem_id="table",
+        )
         said = gr.Markdown(elem_id="said")
-        picture = gr.Image(label="Latency against parameters and quality", format="png", elem_id="picture")
+        picture = gr.Image(
+            label="Latency against parameters and quality",
+            show_label=False,
+            format="png",
+            # Not the button that sends it to others.
+            buttons=["download", "fullscreen"],
+            elem_id="picture",
+        )
         gr.Examples([["Great!"], [TEXT], [" ".join([TEXT] * 10)]], [text])
         # Two measurements at a time would be in each other's way.
         turn = {"concurrency_limit": 1, "concurrency_id": "processor"}

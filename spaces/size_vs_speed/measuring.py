@@ -35,15 +35,18 @@ MAX_CHARACTERS = 2_000
 WARMUP, ROUNDS = 2, 15
 # Of the rounds together. The first few are always made.
 MAX_SECONDS, FEWEST_ROUNDS = 15.0, 3
-COLUMNS = [
-    "model",
-    "million parameters",
-    "tokens",
-    "median ms",
-    "quartiles ms",
-    "times as fast as the slowest",
-    "quality",
-]
+# One thread has the fewest neighbours, and leaves a processor of two to the page.
+THREADS = 1
+# With their widths.
+COLUMNS = {
+    "model": "16%",
+    "million parameters": "13%",
+    "tokens": "9%",
+    "median ms": "11%",
+    "quartiles ms": "15%",
+    "speed-up": "11%",
+    "quality": "25%",
+}
 
 
 # Copied from reading.find_models
@@ -210,8 +213,8 @@ class Models:
         ]
         said = (
             f"Measured just now: {len(times[names[0]])} forward passes of each model, in turns, after {WARMUP} untimed "
-            f"ones; {torch.get_num_threads()} threads of torch {torch.__version__}; one text at a time, in 32 bits, "
-            "without heads for tasks."
+            f"ones; {THREADS} thread of torch {torch.__version__}; one text at a time, in 32 bits, without heads for "
+            "tasks. The speed-up is over the slowest of them."
         )
         return tabulate(rows), plot(rows, self.places), said
 
@@ -222,6 +225,7 @@ def take_turns(
 ) -> dict[str, list[float]]:
     """Milliseconds of forward passes. What else the machine does meets all models alike."""
     times: dict[str, list[float]] = {name: [] for name in models}
+    torch.set_num_threads(THREADS)
     started = time.perf_counter()
     for turn in progress.tqdm(range(WARMUP + ROUNDS), desc="Measuring"):
         if turn >= WARMUP + FEWEST_ROUNDS and time.perf_counter() - started > MAX_SECONDS:
@@ -235,16 +239,15 @@ def take_turns(
 
 
 def tabulate(rows: Sequence[Measured]) -> list[list[Any]]:
-    """The table, fastest first."""
+    """The table, fastest first, in three digits."""
     slowest = max(row.quartiles()[1] for row in rows)
     table = []
     for row in sorted(rows, key=lambda row: row.quartiles()[1]):
         low, median, high = row.quartiles()
+        exact = (low, median, high, slowest / median, row.parameters / 1e6)
+        low, median, high, speedup, size = (float(f"{figure:.3g}") for figure in exact)
         quality = "; ".join(map(str, row.qualities)) or "not known here"
-        size = round(row.parameters / 1e6, 1)
-        table.append(
-            [row.name, size, row.tokens, round(median, 2), f"{low:.2f}-{high:.2f}", round(slowest / median, 1), quality]
-        )
+        table.append([row.name, size, row.tokens, median, f"{low:g}-{high:g}", speedup, quality])
     return table
 
 
