@@ -258,16 +258,17 @@ def plot(rows: Sequence[Measured], ours: Sequence[str] | dict[str, str]) -> np.n
     for row in rows:
         low, median, high = row.quartiles()
         looks: dict[str, Any] = {"fmt": "o", "capsize": 3, "color": "C0" if row.name in ours else "0.45"}
-        points = [(sizes, row.parameters / 1e6, row.name)]
+        beside, above = {"xytext": (7, 0), "va": "center"}, {"xytext": (0, 6), "ha": "center"}
+        points = [(sizes, row.parameters / 1e6, row.name, median, beside)]
         # Errors and perplexities go the other way: they are in the table alone.
         points += [
-            (qualities, q.value, f"{row.name}\n{q.metric} on {q.where}") for q in row.qualities[:1] if 0 <= q.value <= 1
+            (qualities, quality.value, f"{row.name}\n{quality.metric} on {quality.where}", high, above)
+            for quality in row.qualities[:1]
+            if 0 <= quality.value <= 1
         ]
-        for axes, x, name in points:
+        for axes, x, name, y, place in points:
             axes.errorbar(x, median, yerr=[[median - low], [high - median]], **looks)
-            axes.annotate(
-                name, (x, high), xytext=(0, 6), textcoords="offset points", fontsize=8, ha="center", parse_math=False
-            )
+            axes.annotate(name, (x, y), textcoords="offset points", fontsize=8, parse_math=False, **place)
     sizes.set(xlabel="million parameters", ylabel="milliseconds, median and quartiles", xscale="log", yscale="log")
     qualities.set(xlabel="quality, by the models' own cards")
     for axis in (sizes.xaxis, sizes.yaxis):
