@@ -184,9 +184,17 @@ def test_tabs_without_a_model_say_how_to_add_one(app, models):
         assert len([text for text in texts if "`MODEL_ID`" in text]) == tabs
 
 
-def test_nothing_is_told_to_others_or_kept(app, client):
+def test_nothing_is_told_to_others_kept_or_logged(app, client, capfd, caplog):
     assert app.demo.analytics_enabled is False
     assert client.config["run_history"] is False
+    client.predict("Quilligan", "", "forsequenceclassification", api_name="/classify")
+    client.predict("Quilligan 日本", "model", 0, 0, api_name="/draw_attention")
+    with pytest.raises(AppError):
+        client.predict("Quilligan", "formaskedlm", api_name="/fill_mask")
+    written = capfd.readouterr()
+    for text in (written.out, written.err, caplog.text):
+        assert "Quilligan" not in text
+        assert "Glyph" not in text
 
 
 @pytest.mark.skipif(not HAS_MCP, reason="needs mcp")
