@@ -62,3 +62,18 @@ def hub(tmp_path_factory):
 
     with hub_server(tmp_path_factory.mktemp("homes")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium, and what expects something of its pages."""
+    from pages import CHROMIUM, CHROMIUM_ARGUMENTS, PATIENCE
+
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium (apt-get install chromium)")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with sync_api.sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=CHROMIUM_ARGUMENTS)
+        sync_api.expect.set_options(timeout=PATIENCE)
+        yield made, sync_api.expect
+        made.close()

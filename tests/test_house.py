@@ -28,6 +28,7 @@ LAYERS = (
 )
 LAYERS += ("inspection", "benchmark", "search", "hub", "recipes", "cli")
 SOURCES = [path for package in ("compactbert", *HUB_PACKAGES) for path in sorted((ROOT / package).rglob("*.py"))]
+SPACE_FILES = sorted((ROOT / "spaces").rglob("*.py"))
 HUB_FILES = [path for path in SOURCES if path.parent.name in HUB_PACKAGES and path.name != "__init__.py"]
 PYTHON_FILES = [path for path in ROOT.rglob("*.py") if not {".venv", "build", "dist", "zoo"} & set(path.parts)]
 
@@ -93,7 +94,8 @@ def definition(tree: ast.AST, dotted: str) -> ast.AST:
 
 def test_copies_are_equal_to_their_originals():
     checked = 0
-    for path in HUB_FILES:
+    files = [*HUB_FILES, *SPACE_FILES]
+    for path in files:
         text = path.read_text()
         tree = ast.parse(text)
         for match in COPY.finditer(text):
@@ -105,7 +107,7 @@ def test_copies_are_equal_to_their_originals():
                 if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Assign)
                 and min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) == line
             )
-            source = next(other for other in HUB_FILES if other.stem == module).read_text()
+            source = next(other for other in files if other.stem == module).read_text()
             for rename in (renames or "").split(","):
                 if rename:
                     source = source.replace(*rename.strip().split("->"))

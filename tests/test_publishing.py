@@ -120,7 +120,9 @@ def published(hub, publisher, sources, tmp_path_factory):
     results = {"pruned": publisher("publish", sources / "pruned", "tester/pruned", **options)}
     options = {"license": "mit", "base_model": "tester/reviews"}
     results["adapter"] = publisher("publish", sources / "adapter", "tester/adapter", **options)
-    results["space"] = publisher("publish", sources / "space", "tester/space", models=["tester/reviews"])
+    results["space"] = publisher(
+        "publish", sources / "space", "tester/space", models=["tester/reviews", "tester/pruned"]
+    )
     assert not [result for result in results.values() if "error" in result]
     return results | {"staged": staged}
 
@@ -144,9 +146,10 @@ def test_a_repository_holds_what_was_staged_in_one_commit(hub, published):
 
 
 def test_the_space_and_the_collection(hub, published):
-    assert hub.get("/api/spaces/tester/space/variables") == {"MODEL_ID": {"value": "tester/reviews"}}
+    variables = {"MODEL_ID": {"value": "tester/reviews,tester/pruned"}}
+    assert hub.get("/api/spaces/tester/space/variables") == variables
     info = hub.get("/api/spaces/tester/space")
-    assert (info["sdk"], info["models"]) == ("gradio", ["tester/reviews"])
+    assert (info["sdk"], info["models"]) == ("gradio", ["tester/reviews", "tester/pruned"])
     code = """
 import json
 from huggingface_hub import HfApi

@@ -1,21 +1,19 @@
 """The page: what it answers, what it refuses, and what a browser makes of it."""
 
 import csv
-import importlib.util
 import io
 import os
 import re
-import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
 
 pytest.importorskip("gradio", reason='needs pip install ".[spaces]"')
-import yaml
+import pages
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from pages import SPACES, check_space, load_app, opened
 
 from screening.accounts import COST, MAX_FAILURES, Accounts
 from screening.database import Database
@@ -25,14 +23,9 @@ from screening.review import list_alerts, read_audit
 from screening.store import import_list, save_customers
 
 
-SPACE = Path(__file__).parent.parent / "spaces" / "name_screening"
+SPACE = SPACES / "name_screening"
 PASSWORD = "correct horse battery"
-HOSTILE = '<img src="x" onerror="window.hacked=1">Pavel Karpov'
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-CHROMIUM_ARGUMENTS += ["--disable-background-networking", "--disable-component-update"]
-# Milliseconds that a browser may take.
-PATIENCE = 30_000
+HOSTILE = f"{pages.HOSTILE}Pavel Karpov"
 # One process starts the page, one after the other fills it.
 pytestmark = pytest.mark.xdist_group("screening-page")
 
@@ -44,11 +37,7 @@ def app(tmp_path_factory):
         patch.delenv("SCREENING_DATABASE", raising=False)
         patch.delenv("SCREENING_NEWS_MODEL", raising=False)
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
-        specification = importlib.util.spec_from_file_location("name_screening_app", SPACE / "app.py")
-        module = importlib.util.module_from_spec(specification)
-        sys.modules[specification.name] = module
-        specification.loader.exec_module(module)
-        yield module
+        yield load_app("name_screening")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -123,12 +112,7 @@ def test_the_sample_is_there_on_first_open(app):
 
 
 def test_the_front_matter_and_requirements_are_those_of_a_space():
-    _, front, _ = (SPACE / "README.md").read_text().split("---\n", 2)
-    fields = yaml.safe_load(front)
-    assert (fields["sdk"], fields["app_file"], fields["license"]) == ("gradio", "app.py", "apache-2.0")
-    assert len(fields["short_description"]) <= 60
-    requirements = dict(line.split("==") for line in (SPACE / "requirements.txt").read_text().split())
-    assert requirements["gradio"] == fields["sdk_version"]
+    check_space("name_screening")
 
 
 def test_looking_is_open(client):
@@ -288,34 +272,13 @@ def test_without_accounts_nobody_logs_in(monkeypatch):
     assert not Accounts().check("anna", "")
 
 
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium (apt-get install chromium)")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    with sync_api.sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=CHROMIUM_ARGUMENTS)
-        # A machine that is busy with other tests takes its time.
-        sync_api.expect.set_options(timeout=PATIENCE)
-        yield made, sync_api.expect
-        made.close()
-
-
 @pytest.fixture
 def browser_page(browser, url):
     made, expect = browser
-    context = made.new_context(viewport={"width": 1400, "height": 1100})
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    requested = []
-    page.on("request", lambda request: requested.append(request.url))
-    page.goto(url, wait_until="domcontentloaded")
-    # Filled in by the page's own program: what is typed before it runs is lost.
-    expect(page.locator("#state textarea")).to_have_value(re.compile("^1 entries of own; 1 alerts to review"))
-    yield page, expect
-    context.close()
-    # The page asks no other machine for anything.
-    assert [address for address in requested if not address.startswith((url.rstrip("/"), "data:", "blob:"))] == []
+    with opened(made, url) as page:
+        # Filled in by the page's own program: what is typed before it runs is lost.
+        expect(page.locator("#state textarea")).to_have_value(re.compile("^1 entries of own; 1 alerts to review"))
+        yield page, expect
 
 
 def browser_log_in(page, expect, name):

@@ -18,7 +18,7 @@ from .staging import stage
 
 
 REPO_TYPES = {"model": "model", "adapter": "model", "space": "space"}
-# The variable in which a Space finds the model it is for.
+# The variable in which a Space finds the models it is for, with commas between.
 MODEL_ID = "MODEL_ID"
 # The Hub keeps it itself.
 KEPT = ".gitattributes"
@@ -97,7 +97,7 @@ def push(
             _check_tag(api, of, tag, info.sha)
         # Before the commit, with which the Space is built.
         if kind == "space" and metadata.get("models") and not create_pr:
-            api.add_space_variable(repo_id, MODEL_ID, metadata["models"][0])
+            api.add_space_variable(repo_id, MODEL_ID, ",".join(metadata["models"]))
         there = {sibling.rfilename for sibling in info.siblings or []} - {KEPT}
         ours = {file["path"] for file in contents}
         operations: list[CommitOperationAdd | CommitOperationDelete] = [

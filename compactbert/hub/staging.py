@@ -98,7 +98,7 @@ def stage(
         onnx (list of `"fp32"` and `"int8"`, *optional*):
             Put `onnx/model.onnx` (and `onnx/model_int8.onnx`) beside the weights, for classifiers.
         models (list of `str`, *optional*):
-            Repositories that a Space uses: its front matter names them, and the first one is its `MODEL_ID`.
+            Repositories that a Space uses: its front matter names them, and so does its variable `MODEL_ID`.
 
     Returns:
         `dict`: `kind`, `repo_id`, `files` (`path` and `bytes` of each) and `difference`, the largest one between this
