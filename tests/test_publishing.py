@@ -18,8 +18,6 @@ import compactbert
 
 pytest.importorskip("uvicorn", reason="the Hub double needs starlette and uvicorn, of the extra `dev`")
 
-# What the first tests publish, the others load.
-pytestmark = pytest.mark.xdist_group("publishing")
 
 SCRIPTS = Path(sys.executable).parent
 IDS = [[2, 17, 40, 5, 3], [2, 9, 9, 31, 3]]

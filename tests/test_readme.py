@@ -22,7 +22,6 @@ README = (ROOT / "README.md").read_text()
 SPACES = "".join(path.read_text() for path in sorted((ROOT / "spaces").glob("*/README.md")))
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SHELL = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-one_worker = pytest.mark.xdist_group("demo")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,6 @@ def demo_run(tmp_path_factory):
         return folder, compactbert.demo(folder / "compactbert-demo")
 
 
-@one_worker
 def test_the_demo_ends_in_a_clean_process(demo_run):
     folder, result = demo_run
     assert result["clean_process"]["class"] == "SmBertForSequenceClassification"
@@ -50,7 +48,6 @@ def test_the_demo_ends_in_a_clean_process(demo_run):
         assert row["score"] == pytest.approx(clean["score"], abs=1e-5)
 
 
-@one_worker
 def test_the_demo_can_be_called_again(demo_run, monkeypatch):
     folder, result = demo_run
     monkeypatch.setattr("compactbert.recipes.demonstration.TRAIN_ROWS", 64)
@@ -60,7 +57,6 @@ def test_the_demo_can_be_called_again(demo_run, monkeypatch):
         compactbert.demo(folder / "compactbert-demo", seed=2)
 
 
-@one_worker
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.splitlines()[0])
 def test_python_blocks_run(demo_run, monkeypatch, block):
     folder, _ = demo_run

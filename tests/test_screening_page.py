@@ -26,8 +26,6 @@ from screening.store import import_list, save_customers
 SPACE = SPACES / "name_screening"
 PASSWORD = "correct horse battery"
 HOSTILE = f"{pages.HOSTILE}Pavel Karpov"
-# One process starts the page, one after the other fills it.
-pytestmark = pytest.mark.xdist_group("screening-page")
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,6 @@ from pages import HAS_MCP, HOSTILE, call_tool, check_space, load_app, opened, se
 from reading import LONGEST_ANSWER, Models, check_text, find_models
 
 
-# One process serves the page, and all ask it.
-pytestmark = pytest.mark.xdist_group("space-fill-mask")
 LABELS = {
     "ForSequenceClassification": ["dull", "great"],
     "ForTokenClassification": ["O", "B-PER"],

@@ -17,8 +17,6 @@ import measuring
 from measuring import ROUNDS, WARMUP, Measured, Models, Quality, plot, read_quality, tabulate
 
 
-# One process serves the page, and all ask it.
-pytestmark = pytest.mark.xdist_group("space-size-vs-speed")
 TINY = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
 CARD = """---
 model-index:
