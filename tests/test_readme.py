@@ -92,7 +92,10 @@ def test_figures_are_the_measured_ones(name, monkeypatch):
     spec = importlib.util.spec_from_file_location(name, path)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    assert benchmark.render(json.loads(path.with_suffix(".json").read_text())) in README + SPACES
+    results = json.loads(path.with_suffix(".json").read_text())
+    assert benchmark.render(results) in README + SPACES
+    if hasattr(benchmark, "summary"):
+        assert benchmark.summary(results) in README.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
