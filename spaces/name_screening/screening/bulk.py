@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.compute
@@ -114,11 +115,13 @@ class RayScreener:
     Screens batches in a process of Ray.
 
     Args:
-        screener ([`Screener`]): What to screen against; Ray gives every process a copy.
+        reference (`ray.ObjectRef`): The screener, which Ray keeps once a machine.
     """
 
-    def __init__(self, screener: Screener):
-        self.screener = screener
+    def __init__(self, reference: Any):
+        import ray
+
+        self.screener: Screener = ray.get(reference)
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
         customers = [customer_row(row, "a batch") for row in batch.to_pylist()]
@@ -146,10 +149,11 @@ def screen_with_ray(source: Path, screener: Screener, batch_size: int, progress:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = progress
     context.execution_options.preserve_order = True
-    columns = [name for name in COLUMNS if name in pyarrow.parquet.read_schema(source).names]
     # One processor reads.
     processes = ray.data.ActorPoolStrategy(size=max(1, int(ray.cluster_resources()["CPU"]) - 1))
-    matches = ray.data.read_parquet(str(source.resolve()), columns=columns).map_batches(
+    columns = [name for name in COLUMNS if name in pyarrow.parquet.read_schema(source).names]
+    customers = ray.data.read_parquet(str(source.resolve())).select_columns(columns)
+    matches = customers.map_batches(
         RayScreener,
         fn_constructor_args=[ray.put(screener)],
         batch_size=batch_size,
