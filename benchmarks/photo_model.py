@@ -24,6 +24,7 @@ from transformers import (
     MobileViTImageProcessorPil,
     Trainer,
     TrainingArguments,
+    default_data_collator,
 )
 
 
@@ -33,7 +34,7 @@ SEED = 0
 # Of the pictures as they are, and as the model takes them.
 SIDE, MODEL_SIDE = 32, 64
 SHAPES = {
-    # MobileViT-XS and XXS as published; "tiny" is a third of XXS, for machines without an accelerator.
+    # MobileViT-XS and XXS as published, and one for machines without an accelerator.
     "xs": {"hidden_sizes": [96, 120, 144], "neck_hidden_sizes": [16, 32, 48, 64, 80, 96, 384]},
     "xxs": {
         "hidden_sizes": [64, 80, 96],
@@ -174,6 +175,7 @@ def main() -> None:
     seconds = time.process_time() - start
     trainer.save_model(given.out)
     processor.save_pretrained(given.out)
+    trainer.data_collator = default_data_collator
     predicted = trainer.predict(test).predictions.argmax(1)
     result = {
         "parameters": model.num_parameters(),

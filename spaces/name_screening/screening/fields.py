@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +163,12 @@ class FieldModel:
         """The area under the curve by cross-validation."""
         return (self.notes or {})["auc"][self.algorithm]
 
+    @cached_property
+    def nodes(self) -> list[list[np.ndarray]]:
+        """The columns of every tree."""
+        columns = ("field", "limit", "left", "right", "value")
+        return [[np.asarray(tree[name]) for name in columns] for tree in self.trees]
+
     def row(self, values: Mapping[str, float]) -> list[float]:
         """Fields as the row of numbers that the model takes."""
         return [values[name] for name in self.fields]
@@ -174,7 +180,7 @@ class FieldModel:
         total = np.full(len(rows), self.start)
         if self.weights:
             total += rows.astype(np.float64) @ np.asarray(self.weights)
-        for tree in self.trees:
+        for tree in self.nodes:
             total += walk(tree, rows)
         return 1 / (1 + np.exp(-total)) if self.logistic else total
 
@@ -199,9 +205,9 @@ class FieldModel:
         return Advice(probability < self.threshold, round(probability, 4), reasons, self.version)
 
 
-def walk(tree: Mapping[str, list], rows: np.ndarray) -> np.ndarray:
+def walk(tree: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
     """The value of the leaf that each row comes to."""
-    field, limit, left, right, value = (np.asarray(tree[name]) for name in ("field", "limit", "left", "right", "value"))
+    field, limit, left, right, value = tree
     node = np.zeros(len(rows), dtype=np.int64)
     while (inner := left[node] >= 0).any():
         at = node[inner]
