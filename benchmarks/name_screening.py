@@ -327,7 +327,7 @@ def review_customers(entries: list[Entry], held_out: dict[int, str]) -> list[tup
     births = [date for entry in entries for date in entry.birth_dates[:1]]
     countries = [country for entry in entries for country in entry.countries[:1]]
     found = []
-    own = [("other name", place, name) for place, name in held_out.items()]
+    own = [("other name", place, as_written(rng, name)) for place, name in held_out.items()]
     own += [("main name", place, as_written(rng, entry.names[0])) for place, entry in enumerate(entries)]
     for group, place, name in own:
         entry = entries[place]
@@ -338,7 +338,7 @@ def review_customers(entries: list[Entry], held_out: dict[int, str]) -> list[tup
     for _ in range(MADE_UP):
         kind = rng.choice(("person", "person", "organisation"))
         words = [rng.choice(rng.choice(of_kind[kind]).names).split() for _ in range(2)]
-        name = " ".join((*words[0][: -(len(words[0]) // 2) or None], *words[1][len(words[1]) // 2 :]))
+        name = as_written(rng, " ".join((*words[0][: -(len(words[0]) // 2) or None], *words[1][len(words[1]) // 2 :])))
         donor = rng.choice(of_kind[kind])
         born = rng.choice(donor.birth_dates or births) if kind == "person" else ""
         if parse_name(name).words:

@@ -91,7 +91,8 @@ def build_file(desk: Desk, session: gr.State) -> None:
 def build_alerts(desk: Desk, session: gr.State, page: gr.Blocks) -> None:
     """The tab with the queue of alerts."""
     queue = gr.Radio(list(QUEUES), value=next(iter(QUEUES)), label="Alerts", elem_id="queue")
-    alerts = table(ALERT_COLUMNS, "Click a row to review it", elem_id="alerts", max_height=320)
+    widths = ["6%", "7%", "10%", "9%", "14%", "12%", "7%", "14%", "6%", "8%", "7%"]
+    alerts = table(ALERT_COLUMNS, "Click a row to review it", elem_id="alerts", max_height=320, column_widths=widths)
     with gr.Row():
         alert_id = gr.Number(label="Alert", precision=0, minimum=0, elem_id="alert-id")
         status = gr.Textbox(label="Status", interactive=False, elem_id="status")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .lists import Entry, country_code
-from .matching import Customer, align, is_latin, joined_similarity, name_similarity, word_similarity, years
+from .matching import Customer, align, joined_similarity, name_similarity, word_similarity, years
 from .names import parse_name
 
 
@@ -50,7 +50,6 @@ def name_fields(customer_name: str, listed_name: str) -> dict[str, float]:
     listed_covered = sum(similarity * second.weights[j] for similarity, _, j in aligned) / sum(second.weights)
     left = [word for i, word in enumerate(first.words) if i not in {i for _, i, _ in aligned}]
     listed_left = [word for j, word in enumerate(second.words) if j not in {j for *_, j in aligned}]
-    order = [j for _, _, j in sorted(aligned, key=lambda pair: pair[1])]
     return {
         LIKENESS: name_similarity(first, second),
         "customer's words covered": covered,
@@ -66,8 +65,6 @@ def name_fields(customer_name: str, listed_name: str) -> dict[str, float]:
         "rarity of the words left": sum(map(rarity, left)) + sum(map(rarity, listed_left)),
         "rarity of the shared words": sum(shared),
         "rarity of the rarest shared word": max(shared, default=0.0),
-        "same order": float(order == sorted(order)),
-        "same script": float(is_latin(customer_name) == is_latin(listed_name)),
         "words of the shorter name": min(len(first.words), len(second.words)),
         "letters of the shorter name": min(len(first.latin), len(second.latin)),
     }
@@ -75,7 +72,8 @@ def name_fields(customer_name: str, listed_name: str) -> dict[str, float]:
 
 def field_values(customer: Customer, entry: Entry, customer_name: str, listed_name: str) -> dict[str, float]:
     """
-    The fields of a pair that the second-level review looks at.
+    The fields of a pair that the second-level review looks at. Not among them is what public lists cannot teach: the
+    order and script in which a bank writes names, and which of several names it knows.
 
     Args:
         customer ([`Customer`]): One side.
@@ -86,9 +84,6 @@ def field_values(customer: Customer, entry: Entry, customer_name: str, listed_na
     country = country_code(customer.country) if customer.country else ""
     return {
         **name_fields(customer_name, listed_name),
-        "one of the customer's other names": float(customer_name != customer.name),
-        "one of the listed other names": float(listed_name != entry.names[0]),
-        "listed names": len(entry.names),
         "born on the same day": float(len(customer.birth_date) == 10 and customer.birth_date in entry.birth_dates),
         "born in the same year": float(apart == 0),
         "years between births": min(apart or 0, MAX_YEARS),
