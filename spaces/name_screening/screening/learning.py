@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +89,10 @@ def safe_threshold(probabilities: np.ndarray) -> float:
     The highest threshold that these probabilities of true matches show to keep the recall; 0, which clears nothing,
     where there are too few of them to show it.
     """
-    ordered = np.sort(probabilities)
-    kept = [
-        missed
-        for missed in range(len(ordered))
-        if recall_interval(len(ordered) - missed, len(ordered))[0] >= MIN_RECALL
-    ]
-    return float(ordered[kept[-1]]) if kept else 0.0
+    total = len(probabilities)
+    enough = takewhile(lambda missed: recall_interval(total - missed, total)[0] >= MIN_RECALL, range(total))
+    missed = max(enough, default=None)
+    return 0.0 if missed is None else float(np.sort(probabilities)[missed])
 
 
 def out_of_fold(algorithm: str, rows: np.ndarray, labels: np.ndarray, groups: Sequence[str]) -> np.ndarray:
