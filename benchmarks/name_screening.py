@@ -3,6 +3,9 @@
 COMPACTBERT_DATA=... python benchmarks/name_screening.py quality --nomenklatura PYTHON
 COMPACTBERT_DATA=... python benchmarks/name_screening.py lists
 COMPACTBERT_DATA=... python benchmarks/name_screening.py speed 100000 1000000
+COMPACTBERT_DATA=... python benchmarks/name_screening.py review
+
+`review` also writes the model of the second-level review that comes with the Space.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import sys
 import tempfile
 import time
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -23,13 +27,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from rapidfuzz import fuzz, process, utils
+from sklearn.metrics import roc_auc_score
 
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "spaces" / "name_screening"))
 from results import Results
 
+from compactbert.files import write_text
 from screening.bulk import screen_parquet
+from screening.fields import PUBLIC_MODEL, WORD_COUNTS, FieldModel, field_values
 from screening.index import NameIndex
+from screening.learning import MIN_AUC, PUBLIC_ROWS, recall_interval, train_model
 from screening.lists import Entry, read_ofac, read_un
 from screening.matching import DEFAULT_THRESHOLD, RULES_VERSION, Customer, Screener, name_similarity
 from screening.names import parse_name
@@ -275,6 +283,162 @@ def measure_lists() -> None:
     print(json.dumps(result, indent=1))
 
 
+# What a bank knows of its customers, in the trial of the second-level review: shares of those without a birth date and
+# without a country, and of birth dates that are the year alone, have day and month changed, or are a year or two off.
+NO_BIRTH_DATE, NO_COUNTRY = 0.3, 0.4
+YEAR_ALONE, DAY_AND_MONTH, OTHER_YEAR = 0.1, 0.05, 0.1
+# Customers who live or are citizens elsewhere than the list says.
+MOVED, LETTER_LOST = 0.15, 0.3
+MADE_UP = 10_000
+
+
+def noisy_customer(rng: random.Random, name: str, kind: str, born: str, country: str, countries: list[str]) -> Customer:
+    """A customer as a bank has them: fields that are missing or wrong, in the same shares whoever it is."""
+    born, chance = born.split("/")[0], rng.random()
+    if rng.random() < NO_BIRTH_DATE:
+        born = ""
+    elif chance < YEAR_ALONE:
+        born = born[:4]
+    elif chance < YEAR_ALONE + DAY_AND_MONTH and len(born) == 10 and int(born[8:]) <= 12:
+        born = f"{born[:4]}-{born[8:]}-{born[5:7]}"
+    elif 1 - chance < OTHER_YEAR and born:
+        born = f"{int(born[:4]) + rng.choice((-2, -1, 1, 2))}{born[4:]}"
+    country = rng.choice(countries) if rng.random() < MOVED else country
+    return Customer("c", name, (), kind, born, "" if rng.random() < NO_COUNTRY else country)
+
+
+def as_written(rng: random.Random, name: str) -> str:
+    """A listed name as a bank may have it: the family name last as often as not, sometimes with a letter lost."""
+    if rng.random() < 0.5:
+        name = " ".join(part.strip() for part in reversed(name.split(",", 1)))
+    if rng.random() < LETTER_LOST and len(name) > 5:
+        place = rng.randrange(1, len(name))
+        name = name[:place] + name[place + 1 :]
+    return name
+
+
+def review_customers(entries: list[Entry], held_out: dict[int, str]) -> list[tuple[str, int, Customer]]:
+    """
+    Customers as (group, place of the entry they are or -1, customer): listed under a name that was taken off, and
+    under the main one; named with the words of two listed names, with the birth date and country of a third; made up.
+    """
+    rng = random.Random(SEED + 2)
+    of_kind = {kind: [entry for entry in entries if entry.kind == kind] for kind in ("person", "organisation")}
+    births = [date for entry in entries for date in entry.birth_dates[:1]]
+    countries = [country for entry in entries for country in entry.countries[:1]]
+    found = []
+    own = [("other name", place, as_written(rng, name)) for place, name in held_out.items()]
+    own += [("main name", place, as_written(rng, entry.names[0])) for place, entry in enumerate(entries)]
+    for group, place, name in own:
+        entry = entries[place]
+        born = rng.choice(entry.birth_dates or births) if entry.kind == "person" else ""
+        country = rng.choice(entry.countries or countries)
+        if parse_name(name).words:
+            found.append((group, place, noisy_customer(rng, name, entry.kind, born, country, countries)))
+    for _ in range(MADE_UP):
+        kind = rng.choice(("person", "person", "organisation"))
+        words = [rng.choice(rng.choice(of_kind[kind]).names).split() for _ in range(2)]
+        name = as_written(rng, " ".join((*words[0][: -(len(words[0]) // 2) or None], *words[1][len(words[1]) // 2 :])))
+        donor = rng.choice(of_kind[kind])
+        born = rng.choice(donor.birth_dates or births) if kind == "person" else ""
+        if parse_name(name).words:
+            customer = noisy_customer(rng, name, kind, born, rng.choice(donor.countries or countries), countries)
+            found.append(("mixed names", -1, customer))
+    for world in ("global", "us"):
+        for row in pd.read_csv(DATA / f"yente_negatives_{world}_20k.csv.gz").fillna("").itertuples():
+            customer = noisy_customer(rng, row.full_name, "person", row.date_of_birth, row.nationality, countries)
+            found.append((f"made up, {world}", -1, customer))
+    return found
+
+
+def review_rows(entries: list[Entry]) -> pd.DataFrame:
+    """The fields of every alert that these customers raise, with 1 where the customer is the entry."""
+    rng = random.Random(SEED)
+    held_out, kept = {}, []
+    for place, entry in enumerate(entries):
+        names = list(entry.names)
+        if len(names) > 1:
+            held_out[place] = names.pop(rng.randrange(1, len(names)))
+        kept.append(
+            Entry(entry.list_name, entry.source_id, entry.kind, tuple(names), entry.birth_dates, entry.countries)
+        )
+    screener = Screener(kept)
+    rows = []
+    for group, place, customer in review_customers(kept, held_out):
+        own = {parse_name(name).latin for name in entries[place].names} if place >= 0 else set()
+        for match in screener.screen(customer):
+            is_own = place >= 0 and match.entry is kept[place]
+            # Who is on both lists is no false alert of the other.
+            if not is_own and own & {parse_name(name).latin for name in match.entry.names}:
+                continue
+            key = f"{match.entry.list_name}/{match.entry.source_id}"
+            values = field_values(customer, match.entry, match.customer_name, match.listed_name)
+            rows.append({**values, "label": int(is_own), "entry": key, "group": group, "score": match.score})
+    table = pd.DataFrame(rows)
+    return table.assign(half=table["entry"].map(half_of))
+
+
+def measure_review() -> None:
+    """The second-level review: trained on the entries of one half, measured on those of the other."""
+    entries = read_ofac(DATA / "ofac_sdn.csv.gz", DATA / "ofac_alt.csv.gz") + read_un(DATA / "un_consolidated.xml.gz")
+    entries = [entry for entry in entries if entry.kind in ("person", "organisation")]
+    counts = Counter(
+        word for entry in entries for word in {word for name in entry.names for word in parse_name(name).words}
+    )
+    several = {word: count for word, count in sorted(counts.items()) if count > 2}
+    write_text(WORD_COUNTS, json.dumps({"entries": len(entries), "words": several}) + "\n")
+    rows = review_rows(entries)
+    train, test = (rows[rows["half"] == half] for half in ("tune", "test"))
+    fields = [name for name in rows if name not in ("label", "entry", "group", "score", "half")]
+    stored = train[[*fields, "label", "entry"]].astype({**dict.fromkeys(fields, "float32"), "label": "int8"})
+    stored.to_parquet(PUBLIC_ROWS, index=False, compression="zstd")
+    start = time.process_time()
+    model = train_model(
+        train[fields].to_numpy(), train["label"].to_numpy(), train["entry"].tolist(), version="public-1", fields=fields
+    )
+    seconds = time.process_time() - start
+    if model.auc < MIN_AUC:
+        sys.exit(f"The best model has an AUC of {model.auc:.4f}: none is kept.")
+    write_text(PUBLIC_MODEL, json.dumps(model.to_dict()) + "\n")
+    model = FieldModel.from_dict(json.loads(PUBLIC_MODEL.read_text()))
+    probabilities = model.probabilities(test[fields].to_numpy())
+    labels = test["label"].to_numpy()
+    matches, false_alerts = (
+        {
+            "all": labels == label,
+            **{name: (labels == label) & (test["group"] == name).to_numpy() for name in names},
+        }
+        for label, names in (
+            (1, ("main name", "other name")),
+            (0, ("main name", "other name", "mixed names", "made up, global", "made up, us")),
+        )
+    )
+    result = {
+        "algorithm": model.algorithm,
+        "fields": len(fields),
+        "threshold": model.threshold,
+        "cross_validated_auc": model.notes["auc"],
+        "auc": float(roc_auc_score(labels, probabilities)),
+        "auc_of_the_score": float(roc_auc_score(labels, test["score"])),
+        "train": {"alerts": len(train), "matches": int(train["label"].sum())},
+        "train_seconds": seconds,
+        # One pair an entry in each: they are independent, which false alerts of one entry are not.
+        "recall": {group: recall_of(probabilities[chosen] >= model.threshold) for group, chosen in matches.items()},
+        "false_alerts_removed": {
+            group: interval(probabilities[chosen] < model.threshold, test["entry"][chosen])
+            for group, chosen in false_alerts.items()
+        },
+    }
+    RESULTS.record(("review",), result)
+    print(json.dumps(result, indent=1))
+
+
+def recall_of(hits: np.ndarray) -> dict[str, float]:
+    """A share with the 95 % interval of Clopper and Pearson."""
+    low, high = recall_interval(int(hits.sum()), len(hits))
+    return {"share": float(hits.mean()), "low": low, "high": high, "pairs": len(hits)}
+
+
 def many_names(count: int) -> list[str]:
     """Real names, and beyond their number their words put together anew."""
     politicians = pd.read_parquet(DATA / "everypolitician_names.parquet")["names"].map(lambda names: names[0]).tolist()
@@ -375,6 +539,7 @@ def main():
     quality = commands.add_parser("quality")
     quality.add_argument("--nomenklatura", help="a Python that has nomenklatura")
     commands.add_parser("lists")
+    commands.add_parser("review")
     for name in ("speed", "bulk"):
         commands.add_parser(name).add_argument("counts", type=int, nargs="+")
     commands.add_parser("render")
@@ -383,6 +548,8 @@ def main():
         measure_quality(given.nomenklatura)
     elif given.command == "lists":
         measure_lists()
+    elif given.command == "review":
+        measure_review()
     elif given.command == "render":
         print(render(RESULTS.read()))
     elif len(given.counts) > 1:

@@ -146,8 +146,10 @@ def test_spaces_are_self_contained(space):
     installed = {requirement.split("==")[0] for requirement in requirements}
     assert all(re.fullmatch(r"[a-z0-9_-]+==[0-9.]+", requirement) for requirement in requirements)
     own = {path.stem for path in space.iterdir()}
-    # Only who names a model needs it, and the model's library with it.
-    optional = {"transformers"}
+    imported_as = {"pillow": "PIL", "scikit-learn": "sklearn"}
+    installed = {imported_as.get(name, name) for name in installed}
+    # Only who names a model, or the engine, needs them.
+    optional = {"ray", "torch", "transformers"}
     for path in space.rglob("*.py"):
         for level, module in imports_of(path):
             name = module.split(".")[0]

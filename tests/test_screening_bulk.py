@@ -78,6 +78,10 @@ class StopsAt(Screener):
         self.stop = stop
         self.screened = []
 
+    @staticmethod
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
     def screen(self, customer):
         if customer.id == self.stop:
             raise KeyboardInterrupt
@@ -94,6 +98,34 @@ def test_an_interrupted_job_goes_on_where_it_was(source, tmp_path):
     screen_parquet(source, target, rest, batch_size=1, progress=False)
     assert rest.screened == ["4", "5"]
     assert results(target) == one_by_one(Screener(LISTED))
+
+
+def test_ray_gives_the_same(source, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray", reason='needs pip install "ray[data]"')
+    screener = Screener(LISTED)
+    here = screen_parquet(source, tmp_path / "here.parquet", screener, batch_size=2, progress=False)
+    options = {"batch_size": 2, "progress": False, "engine": "ray"}
+    monkeypatch.setattr(bulk, "write_part", StopsAt.interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            screen_parquet(source, tmp_path / "ray.parquet", screener, **options)
+        # What an interrupted job has left is begun anew.
+        monkeypatch.undo()
+        there = screen_parquet(source, tmp_path / "ray.parquet", screener, **options)
+    finally:
+        ray.shutdown()
+    assert there == here
+    assert pyarrow.parquet.read_table(tmp_path / "ray.parquet").equals(
+        pyarrow.parquet.read_table(tmp_path / "here.parquet")
+    )
+
+
+def test_an_engine_that_is_not_there_is_said(source, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="`engine` must be one of"):
+        screen_parquet(source, tmp_path / "out.parquet", Screener(LISTED), engine="spark")
+    monkeypatch.setattr(bulk.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs pip install"):
+        screen_parquet(source, tmp_path / "out.parquet", Screener(LISTED), engine="ray")
 
 
 def test_parts_of_another_job_are_not_taken(source, tmp_path):

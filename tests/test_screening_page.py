@@ -14,6 +14,7 @@ import pages
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from pages import SPACES, check_space, load_app, opened
+from PIL import Image
 
 from screening.accounts import COST, MAX_FAILURES, Accounts
 from screening.database import Database
@@ -34,6 +35,7 @@ def app(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("SCREENING_DATABASE", raising=False)
         patch.delenv("SCREENING_NEWS_MODEL", raising=False)
+        patch.delenv("SCREENING_PHOTO_MODEL", raising=False)
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
         yield load_app("name_screening")
 
@@ -129,6 +131,9 @@ def test_looking_is_open(client):
         ("/import_list", None, None, "own", False),
         ("/set_threshold", "own", 0.9, "because"),
         ("/set_advice_only", False, "because"),
+        ("/learn",),
+        ("/roll_back", "public-1", "because"),
+        ("/attach", 1, "customer", None),
         ("/screen_file", handle_file(str(SPACE / "sample" / "customers.csv")), True),
     ],
     ids=lambda call: call[0],
@@ -162,6 +167,17 @@ def test_two_officers_close_an_alert_through_the_api(log_in, desk):
         bob.predict(1, 1, "clear", "seen before", api_name="/decide")
     assert bob.predict(1, 2, "clear", "I agree", api_name="/decide") == "Alert 1: cleared"
     assert [line["who"] for line in read_audit(desk.database)[:2]] == ["bob", "anna"]
+
+
+def test_the_models_are_shown_and_officers_keep_them_in_order(log_in, client):
+    (row,) = client.predict(api_name="/models")["data"]
+    assert row[:2] == ["public-1", "champion"]
+    anna = log_in("anna")
+    assert "more decisions are needed" in anna.predict(api_name="/learn")
+    with pytest.raises(AppError, match="Only a model that was in force before"):
+        anna.predict("public-1", "because", api_name="/roll_back")
+    advice = client.predict(1, api_name="/alert")[2]
+    assert re.match(r"(review with care|clear): [\d.]+% likely to be a match \[public-1\]\n\w", advice)
 
 
 def test_a_list_is_imported_and_a_broken_one_changes_nothing(log_in, desk, tmp_path):
@@ -308,6 +324,7 @@ def test_a_browser_reviews_an_alert(browser_page, desk):
         page.locator("#alerts [role=gridcell]:visible", has_text="own").first.click()
         expect(page.locator("#sides")).to_contain_text(HOSTILE)
         expect(page.locator("#why")).to_contain_text("word: equal")
+        expect(page.locator("#advice textarea")).to_have_value(re.compile(r"likely to be a match \[public-1\]"))
         page.locator("#decision").get_by_text("clear", exact=True).click()
         page.locator("#reason textarea, #reason input").fill("born elsewhere")
         page.locator("#decide").click()
@@ -339,6 +356,37 @@ def test_a_browser_imports_a_list_and_screens_a_file(browser_page, tmp_path):
     expect(page.locator("#file-summary textarea, #file-summary input")).to_have_value(
         "1 customers screened, 1 with 1 matches."
     )
+
+
+def test_a_browser_asks_for_a_model(browser_page):
+    page, expect = browser_page
+    browser_log_in(page, expect, "anna")
+    page.get_by_role("tab", name="Models").click()
+    expect(page.locator("#models")).to_contain_text("public-1")
+    page.locator("#learn").click()
+    expect(page.locator("#model-result textarea, #model-result input")).to_have_value(
+        re.compile("more decisions are needed")
+    )
+    page.locator("#model-version textarea, #model-version input").fill("public-1")
+    page.locator("#model-reason textarea, #model-reason input").fill("because")
+    page.locator("#roll-back").click()
+    expect(page.locator("body")).to_contain_text("Only a model that was in force before")
+
+
+def test_a_browser_attaches_a_photograph(browser_page, tmp_path):
+    page, expect = browser_page
+    Image.new("RGB", (80, 60), "red").save(tmp_path / "face.png")
+    browser_log_in(page, expect, "anna")
+    page.get_by_role("tab", name="Alerts").click()
+    page.locator("#alerts [role=gridcell]:visible", has_text="own").first.click()
+    expect(page.locator("#sides")).to_contain_text(HOSTILE)
+    page.get_by_role("button", name="Photographs").click()
+    expect(page.locator("#compared textarea, #compared input")).to_have_value(re.compile("No model compares"))
+    page.locator("#photo input[type=file]").set_input_files(tmp_path / "face.png")
+    expect(page.locator("#photo")).to_contain_text("face")
+    page.locator("#attach").click()
+    expect(page.locator("#attached textarea, #attached input")).to_have_value(re.compile("customer is attached"))
+    expect(page.locator("#photo-customer img")).to_be_visible()
 
 
 def test_a_browser_shows_what_is_wrong_as_text(browser_page):

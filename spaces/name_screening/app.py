@@ -17,6 +17,7 @@ from desk import (
     FILE_COLUMNS,
     LOG_COLUMNS,
     MATCH_COLUMNS,
+    MODEL_COLUMNS,
     QUEUES,
     REASON_COLUMNS,
     SIDE_COLUMNS,
@@ -30,6 +31,7 @@ from screening.accounts import Accounts
 from screening.lists import KINDS
 from screening.matching import DEFAULT_THRESHOLD
 from screening.news import load_classifier
+from screening.photos import CUSTOMER, ENTRY, SIDES, load_photo_model
 from screening.review import CLEAR, MATCH
 
 
@@ -89,13 +91,33 @@ def build_file(desk: Desk, session: gr.State) -> None:
 def build_alerts(desk: Desk, session: gr.State, page: gr.Blocks) -> None:
     """The tab with the queue of alerts."""
     queue = gr.Radio(list(QUEUES), value=next(iter(QUEUES)), label="Alerts", elem_id="queue")
-    alerts = table(ALERT_COLUMNS, "Click a row to review it", elem_id="alerts", max_height=320)
+    widths = ["6%", "7%", "10%", "9%", "14%", "12%", "7%", "14%", "6%", "8%", "7%"]
+    alerts = table(ALERT_COLUMNS, "Click a row to review it", elem_id="alerts", max_height=320, column_widths=widths)
     with gr.Row():
         alert_id = gr.Number(label="Alert", precision=0, minimum=0, elem_id="alert-id")
         status = gr.Textbox(label="Status", interactive=False, elem_id="status")
         revision = gr.Number(label="Revision you see", precision=0, interactive=False)
+    advice = gr.Textbox(
+        label="Advice of the second-level review, and the fields without which it would be another",
+        interactive=False,
+        lines=2,
+        elem_id="advice",
+    )
     sides = table(SIDE_COLUMNS, "Both sides", elem_id="sides", column_widths=["12%", "40%", "48%"])
     reasons = table(REASON_COLUMNS[1:], "Why", elem_id="why", column_widths=["22%", "10%", "68%"])
+    with gr.Accordion("Photographs", open=False, elem_id="photographs"), gr.Row():
+        images = [
+            gr.Image(label=f"The {side}'s photograph", interactive=False, height=240, elem_id=f"photo-{side}")
+            for side in (CUSTOMER, ENTRY)
+        ]
+        with gr.Column():
+            compared = gr.Textbox(label="Comparison", interactive=False, elem_id="compared")
+            side = gr.Radio(list(SIDES), value=CUSTOMER, label="Of the", elem_id="photo-side")
+            photo = gr.File(
+                label="JPEG, PNG or WebP", file_types=[".jpg", ".jpeg", ".png", ".webp"], height=120, elem_id="photo"
+            )
+            attach = gr.Button("Attach, or remove without a file", elem_id="attach")
+            attached = gr.Textbox(label="Result", interactive=False, elem_id="attached")
     log = table(LOG_COLUMNS, "Decided so far", elem_id="log")
     with gr.Row():
         decision = gr.Radio([CLEAR, MATCH], label="Decision", elem_id="decision")
@@ -105,13 +127,20 @@ def build_alerts(desk: Desk, session: gr.State, page: gr.Blocks) -> None:
     with gr.Row():
         export = gr.Button("Make a csv of these alerts")
         exported = gr.DownloadButton("Save the csv")
-    shown = [status, revision, sides, reasons, log]
+    shown = [status, revision, advice, sides, reasons, log]
     page.load(desk.show_queue, queue, alerts, api_visibility="private")
     queue.change(desk.show_queue, queue, alerts, api_name="alerts")
     export.click(desk.export_queue, queue, exported, api_name="export_alerts")
+    photographs = [*images, compared]
     chosen = alerts.select(choose_alert, None, alert_id, api_visibility="private")
-    chosen.then(desk.show_alert, alert_id, shown, api_visibility="private")
+    chosen.then(desk.show_alert, alert_id, shown, api_visibility="private").then(
+        desk.show_photos, alert_id, photographs, api_visibility="private"
+    )
     alert_id.submit(desk.show_alert, alert_id, shown, api_name="alert")
+    alert_id.submit(desk.show_photos, alert_id, photographs, api_name="photographs")
+    attach.click(desk.attach, [alert_id, side, photo, session], attached, api_name="attach").success(
+        desk.show_photos, alert_id, photographs, api_visibility="private"
+    )
     done = button.click(desk.decide_alert, [alert_id, revision, decision, reason, session], decided, api_name="decide")
     done.success(desk.show_queue, queue, alerts, api_visibility="private").then(
         desk.show_alert, alert_id, shown, api_visibility="private"
@@ -138,11 +167,11 @@ def build_lists(desk: Desk, session: gr.State, page: gr.Blocks) -> None:
         current = gr.Code(label="Settings", language="json", interactive=False)
         with gr.Column():
             threshold = gr.Slider(0.5, 1.0, DEFAULT_THRESHOLD, step=0.01, label="Threshold of the list named above")
-            advice_only = gr.Checkbox(True, label="The first pass over news only advises")
+            advice_only = gr.Checkbox(True, label="AI only advises: it clears nothing by itself")
             reason = gr.Textbox(label="Reason")
             with gr.Row():
                 set_threshold = gr.Button("Set the threshold")
-                set_advice = gr.Button("Set the first pass")
+                set_advice = gr.Button("Set what AI may do")
     page.load(desk.show_versions, None, versions, api_name="versions")
     page.load(desk.show_settings, None, current, api_name="settings")
     inputs = [main, alternates, list_name, confirm, session]
@@ -155,6 +184,28 @@ def build_lists(desk: Desk, session: gr.State, page: gr.Blocks) -> None:
         set_advice.click(desk.set_advice_only, [advice_only, reason, session], result, api_name="set_advice_only"),
     ):
         changed.success(desk.show_settings, None, current, api_visibility="private")
+
+
+def build_models(desk: Desk, session: gr.State, tab: gr.Tab) -> None:
+    """The tab with the models of the second-level review."""
+    gr.Markdown(
+        "Decisions of two officers train a challenger. It waits `10 + max(60 - min(days since it was last wrong, 30) - "
+        "alerts it passed / 100, 0)` days and replaces the champion only if its AUC on the same held-out decisions is "
+        "better. `auc` is cross-validated; below `threshold` a model advises to clear."
+    )
+    models = table(MODEL_COLUMNS, "Models", elem_id="models")
+    learn = gr.Button("Train, or put in force what is due", elem_id="learn")
+    with gr.Row():
+        version = gr.Textbox(label="Former version", placeholder="public-1", elem_id="model-version")
+        reason = gr.Textbox(label="Reason", elem_id="model-reason")
+        back = gr.Button("Roll back to it", elem_id="roll-back")
+    result = gr.Textbox(label="Result", interactive=False, elem_id="model-result")
+    tab.select(desk.show_models, None, models, api_name="models")
+    for changed in (
+        learn.click(desk.learn_now, session, result, api_name="learn"),
+        back.click(desk.roll_back_model, [version, reason, session], result, api_name="roll_back"),
+    ):
+        changed.success(desk.show_models, None, models, api_visibility="private")
 
 
 def build_audit(desk: Desk, page: gr.Blocks) -> None:
@@ -196,12 +247,14 @@ def build(desk: Desk) -> gr.Blocks:
             build_alerts(desk, session, page)
         with gr.Tab("Lists"):
             build_lists(desk, session, page)
+        with gr.Tab("Models") as tab:
+            build_models(desk, session, tab)
         with gr.Tab("Audit"):
             build_audit(desk, page)
     return page
 
 
-demo = build(Desk(open_database(), Accounts(), load_classifier()))
+demo = build(Desk(open_database(), Accounts(), load_classifier(), load_photo_model()))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 import hashlib
 import html
+import io
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -14,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from screening.accounts import Accounts
 from screening.bulk import customer_row, match_row
 from screening.database import Database
+from screening.learning import learn, read_models, roll_back
 from screening.lists import read_bytes, read_list, table_rows
 from screening.matching import RULES_VERSION, Customer, Match
 from screening.news import NewsClassifier
+from screening.photos import CUSTOMER, ENTRY, PhotoModel, attach_photo, describe_photos, photos_of
 from screening.review import (
     change_setting,
     count_alerts,
@@ -34,11 +39,13 @@ from screening.review import (
 )
 from screening.store import (
     ADVICE_ONLY,
+    AI_CLEARED,
     CLEARED,
     CONFIRMED,
     FIRST_REVIEW,
     SECOND_REVIEW,
     SUPERSEDED,
+    SYSTEM,
     THRESHOLD,
     Watchlist,
     import_list,
@@ -63,16 +70,20 @@ QUEUES = {
     "to review": (FIRST_REVIEW, SECOND_REVIEW),
     "first review": (FIRST_REVIEW,),
     "second review": (SECOND_REVIEW,),
+    "cleared by AI": (AI_CLEARED,),
     "closed": (CLEARED, CONFIRMED, SUPERSEDED),
 }
 MATCH_COLUMNS = ["match", "score", "list", "id", "kind", "listed name", "born", "countries"]
 REASON_COLUMNS = ["match", "what", "effect", "in words"]
 FILE_COLUMNS = ["customer_id", "customer_name", "score", "list_name", "source_id", "listed_name"]
 ALERT_COLUMNS = ["alert", "score", "status", "customer", "name", "list", "id", "listed name", "first", "since then"]
+ALERT_COLUMNS += ["likely a match"]
 SIDE_COLUMNS = ["field", "customer", "list"]
 AUDIT_COLUMNS = ["id", "at", "who", "action", "alert_id", "subject", "reason"]
 AUDIT_COLUMNS += ["rules_version", "model_version", "details"]
 LOG_COLUMNS = ["at", "who", "action", "reason"]
+MODEL_COLUMNS = ["version", "state", "algorithm", "trained_at", "decisions", "auc", "held_out_auc", "threshold"]
+MODEL_COLUMNS += ["passed", "wrong", "days left"]
 VERSION_COLUMNS = ["id", "list_name", "imported_at", "imported_by", "entries", "added", "changed", "removed"]
 
 
@@ -154,6 +165,12 @@ def csv_file(name: str, text: str) -> str:
     return str(path)
 
 
+def describe(advised: dict) -> str:
+    """The second-level review's advice in a line."""
+    word = "clear" if advised["clear"] else "review with care"
+    return f"{word}: {advised['probability']:.1%} likely to be a match [{advised['model']}]"
+
+
 def choose_alert(event: gr.SelectData) -> int:
     """The number of the alert whose row was clicked."""
     return int(event.row_value[0])
@@ -167,13 +184,22 @@ class Desk:
         database ([`Database`]): Lists, customers and alerts.
         accounts ([`Accounts`]): Who may change them.
         classifier ([`NewsClassifier`], *optional*): The first pass over news.
+        photo_model ([`PhotoModel`], *optional*): Compares photographs.
     """
 
-    def __init__(self, database: Database, accounts: Accounts, classifier: NewsClassifier | None = None):
+    def __init__(
+        self,
+        database: Database,
+        accounts: Accounts,
+        classifier: NewsClassifier | None = None,
+        photo_model: PhotoModel | None = None,
+    ):
         self.database = database
         self.accounts = accounts
         self.classifier = classifier
+        self.photo_model = photo_model
         self.loading = threading.Lock()
+        self.learning = threading.Lock()
         self.loaded: Watchlist | None = None
 
     def watchlist(self) -> Watchlist:
@@ -262,6 +288,7 @@ class Desk:
                 alert["listed_name"],
                 alert["first_officer"] or "",
                 alert["stale"],
+                "" if alert["probability"] is None else f"{alert['probability']:.1%}",
             ]
             for alert in list_alerts(self.database, statuses=QUEUES[queue], limit=SHOWN_ROWS)
         ]
@@ -282,8 +309,29 @@ class Desk:
             ["remarks", "", entry["remarks"]],
         ]
         reasons = [[feature["name"], feature["effect"], feature["text"]] for feature in alert["features"]]
+        advised = alert["advice"]
+        advice = f"{describe(advised)}\n" + "\n".join(advised["reasons"]) if advised else "none was asked for"
         log = [[line["at"], line["who"], line["action"], line["reason"]] for line in alert["log"]]
-        return alert["status"], alert["revision"], sides, reasons, log
+        return alert["status"], alert["revision"], advice, sides, reasons, log
+
+    @friendly
+    def show_photos(self, alert_id: float | None) -> tuple:
+        """The photographs of both sides of an alert, and what the model says of them."""
+        if not alert_id:
+            raise ValueError("Choose an alert in the table first.")
+        found = photos_of(self.database, get_alert(self.database, int(alert_id)))
+        images = [Image.open(io.BytesIO(found[side])) if side in found else None for side in (CUSTOMER, ENTRY)]
+        return *images, describe_photos(found, self.photo_model)
+
+    @friendly
+    def attach(self, alert_id: float | None, side: str, path: str | None, session: dict) -> str:
+        """Attaches a photograph to one side of an alert; without a file it takes the one away that is there."""
+        officer = require_officer(session)
+        if not alert_id:
+            raise ValueError("Choose an alert in the table first.")
+        data = Path(path).read_bytes() if path else b""
+        attach_photo(self.database, int(alert_id), side or "", data, officer=officer)
+        return f"Alert {int(alert_id)}: the photograph of the {side} is {'attached' if data else 'removed'}."
 
     @friendly
     def decide_alert(
@@ -301,7 +349,43 @@ class Desk:
             reason=reason or "",
             revision=int(revision),
         )
+        if status in (CLEARED, CONFIRMED):
+            threading.Thread(target=self.learn, daemon=True).start()
         return f"Alert {int(alert_id)}: {status}"
+
+    def learn(self, officer: str = SYSTEM) -> str:
+        """Trains a challenger or puts it in force where that is due; one at a time."""
+        if not self.learning.acquire(blocking=False):
+            return "A model is being trained."
+        try:
+            return learn(self.database, officer=officer)
+        finally:
+            self.learning.release()
+
+    @friendly
+    def learn_now(self, session: dict) -> str:
+        """The same for an officer who does not wait until the next alert is closed."""
+        return self.learn(require_officer(session))
+
+    def show_models(self) -> list[list]:
+        """The models of the second-level review, the latest first."""
+        rows = []
+        for model in read_models(self.database):
+            numbers = [model["auc"], model["held_out_auc"], model["threshold"]]
+            rounded = ["" if number is None else round(number, 4) for number in numbers]
+            left = math.ceil(model["left"]) if "left" in model else ""
+            names = ("version", "state", "algorithm", "trained_at", "decisions")
+            waits = [model.get("passed", ""), model.get("wrong", ""), left]
+            rows.append([*(model[name] for name in names), *rounded, *waits])
+        return rows
+
+    @friendly
+    def roll_back_model(self, version: str, reason: str, session: dict) -> str:
+        """Puts a former model in force again."""
+        officer = require_officer(session)
+        version = short(version, "version")
+        reopened = roll_back(self.database, version, officer=officer, reason=reason or "")
+        return f"{version} is in force; {reopened:,} alerts that were cleared by AI are in the first review."
 
     @friendly
     def load_list(self, main: str | None, alternates: str | None, list_name: str, confirm: bool, session: dict) -> str:
@@ -344,7 +428,7 @@ class Desk:
 
     @friendly
     def set_advice_only(self, value: bool, reason: str, session: dict) -> str:
-        """Sets whether the first pass over news only advises, and screens every customer again."""
+        """Sets whether AI only advises, and screens every customer again."""
         change_setting(self.database, ADVICE_ONLY, value, officer=require_officer(session), reason=reason or "")
         return f"{rescreen(self.database):,} new alerts."
 

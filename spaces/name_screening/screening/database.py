@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import (
     DDL,
     JSON,
+    Boolean,
     Column,
     Connection,
     Engine,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -101,6 +103,39 @@ alerts = Table(
     # Raised by every change: a decision names the revision it was made on.
     Column("revision", Integer, nullable=False),
     UniqueConstraint("customer_id", "customer_fingerprint", "list_name", "source_id", "entry_fingerprint"),
+)
+# What the second-level review says of an alert, once for each model that has looked at it.
+advice = Table(
+    "advice",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("alert_id", ForeignKey("alerts.id"), nullable=False, index=True),
+    Column("at", String(32), nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("clear", Boolean, nullable=False),
+    Column("probability", Float, nullable=False),
+    Column("reasons", JSON, nullable=False),
+)
+# The models that were learned from decisions; the one that comes with the Space is not among them.
+models = Table(
+    "models",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("version", String(40), nullable=False, unique=True),
+    Column("state", String(20), nullable=False),
+    Column("trained_at", String(32), nullable=False),
+    # How many there were when it was trained.
+    Column("decisions", Integer, nullable=False),
+    Column("parameters", JSON, nullable=False),
+)
+# One of each customer and entry at most.
+photos = Table(
+    "photos",
+    metadata,
+    Column("side", String(20), primary_key=True),
+    Column("key", String(220), primary_key=True),
+    Column("content", LargeBinary, nullable=False),
+    Column("added_at", String(32), nullable=False),
 )
 settings = Table(
     "settings",
@@ -241,4 +276,17 @@ def record(
     )
 
 
-__all__ = ["Database", "alerts", "audit", "customers", "entries", "list_versions", "now", "record", "settings"]
+__all__ = [
+    "Database",
+    "advice",
+    "alerts",
+    "audit",
+    "customers",
+    "entries",
+    "list_versions",
+    "models",
+    "now",
+    "photos",
+    "record",
+    "settings",
+]

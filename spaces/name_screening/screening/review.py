@@ -8,18 +8,22 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select, update
 
-from .database import Database, alerts, audit, customers, entries, list_versions, record
+from .database import Database, advice, alerts, audit, customers, entries, list_versions, record
 from .matching import RULES_VERSION
 from .store import (
     ADVICE_ONLY,
+    AI_CLEARED,
     CLEARED,
     CONFIRMED,
     FIRST_REVIEW,
+    NO_MODEL,
     SCREENED_THROUGH,
     SECOND_REVIEW,
     THRESHOLD,
     UNDECIDED,
+    latest_advice,
     read_settings,
+    reopen_cleared,
     subject_of,
     write_setting,
 )
@@ -39,7 +43,8 @@ class ReviewError(ValueError):
 def decide(database: Database, alert_id: int, *, officer: str, decision: str, reason: str, revision: int) -> str:
     """
     Records an officer's decision on an alert. The first review proposes; when another officer decides the same in the
-    second, the alert is closed; when not, it goes back to the first review.
+    second, the alert is closed; when not, it goes back to the first review. On an alert that AI has cleared it is a
+    first review.
 
     Args:
         database ([`Database`]): Where the alert is.
@@ -66,7 +71,7 @@ def decide(database: Database, alert_id: int, *, officer: str, decision: str, re
         alert = connection.execute(select(alerts).where(alerts.c.id == alert_id)).first()
         if alert is None:
             raise ReviewError(f"There is no alert {alert_id}.")
-        if alert.revision != revision or alert.status not in UNDECIDED:
+        if alert.revision != revision or alert.status not in (*UNDECIDED, AI_CLEARED):
             raise ReviewError(f"Alert {alert_id} is now at {alert.status!r}: another officer was faster. Look again.")
         if alert.status == SECOND_REVIEW and officer == alert.first_officer:
             raise ReviewError(f"{officer!r} made the first review of alert {alert_id}: the second needs somebody else.")
@@ -75,6 +80,7 @@ def decide(database: Database, alert_id: int, *, officer: str, decision: str, re
         done = connection.execute(update(alerts).where(*where).values(**changes, revision=revision + 1))
         if done.rowcount != 1:
             raise ReviewError(f"Alert {alert_id} has changed meanwhile: another officer was faster. Look again.")
+        advised = last_advice(connection, alert_id)
         record(
             connection,
             officer,
@@ -82,7 +88,7 @@ def decide(database: Database, alert_id: int, *, officer: str, decision: str, re
             subject_of(alert.list_name, alert.source_id, alert.customer_id),
             reason.strip(),
             rules_version=alert.rules_version,
-            model_version=alert.model_version,
+            model_version=models_of(alert, advised),
             alert_id=alert_id,
             details={
                 "status": status,
@@ -90,14 +96,28 @@ def decide(database: Database, alert_id: int, *, officer: str, decision: str, re
                 "revision": revision,
                 "customer_fingerprint": alert.customer_fingerprint,
                 "entry_fingerprint": alert.entry_fingerprint,
+                "probability": advised.probability if advised else None,
             },
         )
     return status
 
 
+def last_advice(connection: Connection, alert_id: int) -> Row | None:
+    """What the second-level review said last of an alert; nothing of one that was raised before there was any."""
+    return connection.execute(
+        select(advice).where(advice.c.alert_id == alert_id).order_by(advice.c.id.desc()).limit(1)
+    ).first()
+
+
+def models_of(alert: Row, advised: Row | None) -> str:
+    """The versions of the models whose advice an officer sees."""
+    versions = [alert.model_version] if alert.model_version != NO_MODEL else []
+    return "; ".join(versions + ([advised.model] if advised else [])) or NO_MODEL
+
+
 def next_state(alert: Row, officer: str, decision: str) -> tuple[str, dict[str, Any]]:
     """The status that a decision leads to, and the columns that change."""
-    if alert.status == FIRST_REVIEW:
+    if alert.status != SECOND_REVIEW:
         return SECOND_REVIEW, {"status": SECOND_REVIEW, "first_officer": officer, "first_decision": decision}
     if decision == alert.first_decision:
         return CLOSED_AS[decision], {"status": CLOSED_AS[decision]}
@@ -124,17 +144,23 @@ def change_setting(database: Database, name: str, value: object, *, officer: str
         old = read_settings(connection).get(name)
         write_setting(connection, name, value)
         write_setting(connection, SCREENED_THROUGH, 0)
+        if name == ADVICE_ONLY and value:
+            reopen_cleared(connection, officer, f"AI only advises: {reason.strip()}")
         details = {"from": old, "to": value}
         record(connection, officer, "setting", name, reason.strip(), rules_version=RULES_VERSION, details=details)
 
 
 def list_alerts(database: Database, *, statuses: Iterable[str] = UNDECIDED, limit: int = 500) -> list[dict[str, Any]]:
-    """Alerts, the highest scores first, each with `stale`: what has changed since it was raised."""
+    """
+    Alerts, the highest scores first, each with `stale`, what has changed since it was raised, and `probability`, what
+    the second-level review says.
+    """
     sides = alerts.join(entries, alerts.c.entry_id == entries.c.id)
     sides = sides.join(customers, alerts.c.customer_id == customers.c.id)
+    latest = latest_advice()
     query = (
-        select(alerts, entries.c.removed_in, customers.c.fingerprint.label("customer_now"))
-        .select_from(sides)
+        select(alerts, entries.c.removed_in, customers.c.fingerprint.label("customer_now"), latest.c.probability)
+        .select_from(sides.outerjoin(latest, latest.c.alert_id == alerts.c.id))
         .where(alerts.c.status.in_(list(statuses)))
         .order_by(alerts.c.score.desc(), alerts.c.id)
         .limit(limit)
@@ -163,7 +189,7 @@ def with_staleness(row: Row) -> dict[str, Any]:
 
 def get_alert(database: Database, alert_id: int) -> dict[str, Any]:
     """
-    One alert with the entry as it was listed and the lines of the log about it.
+    One alert with the entry as it was listed, the last advice and the lines of the log about it.
 
     Raises:
         ReviewError: if it is not there.
@@ -174,7 +200,8 @@ def get_alert(database: Database, alert_id: int) -> dict[str, Any]:
             raise ReviewError(f"There is no alert {alert_id}.")
         entry = connection.execute(select(entries.c.content).where(entries.c.id == alert.entry_id)).scalar_one()
         lines = rows_of(connection, select(audit).where(audit.c.alert_id == alert_id).order_by(audit.c.id))
-    return {**alert._mapping, "entry": entry, "log": lines}
+        advised = last_advice(connection, alert_id)
+    return {**alert._mapping, "entry": entry, "advice": advised and dict(advised._mapping), "log": lines}
 
 
 def read_audit(database: Database, *, limit: int | None = 500) -> list[dict[str, Any]]:

@@ -10,18 +10,35 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from .database import Database, alerts, customers, entries, list_versions, now, record, settings
+from .database import (
+    Database,
+    advice,
+    alerts,
+    customers,
+    entries,
+    list_versions,
+    models,
+    now,
+    record,
+    settings,
+)
+from .fields import Advice, FieldModel, field_values, public_model
 from .lists import Entry, ListError
 from .matching import DEFAULT_THRESHOLD, RULES_VERSION, Customer, Match, Screener
 from .news import NewsClassifier
 
 
 ADVICE_ONLY = "advice_only"
+# The version of the model of the second-level review that is in force; the one that comes with the Space where it
+# names none that is stored.
+CHAMPION = "champion"
 THRESHOLD = "threshold:"
 # The version up to which every customer has been screened; 0 asks for all.
 SCREENED_THROUGH = "screened_through"
 FIRST_REVIEW, SECOND_REVIEW = "first review", "second review"
 CLEARED, CONFIRMED, SUPERSEDED = "cleared", "confirmed", "superseded"
+# Cleared by the second-level review alone: an officer may decide it at any time.
+AI_CLEARED = "cleared by AI"
 UNDECIDED = (FIRST_REVIEW, SECOND_REVIEW)
 # Customers per transaction.
 BATCH = 500
@@ -48,6 +65,8 @@ class Watchlist:
     screener: Screener
     entry_ids: Mapping[tuple[str, str], int]
     first_pass: Mapping[tuple[str, str], dict[str, Any]]
+    model: FieldModel
+    advice_only: bool
     state: tuple[int, str]
 
 
@@ -217,6 +236,7 @@ def load_watchlist(database: Database, *, added_after: int = 0) -> Watchlist:
     with database.reading() as connection:
         state = state_of(connection)
         current = read_settings(connection)
+        model = champion(connection)
         query = select(entries).where(in_force(), entries.c.added_in > added_after).order_by(entries.c.id)
         for row in connection.execute(query):
             if row.first_pass and not row.first_pass["relevant"] and not current[ADVICE_ONLY]:
@@ -227,7 +247,15 @@ def load_watchlist(database: Database, *, added_after: int = 0) -> Watchlist:
                 first_pass[key] = row.first_pass
     thresholds = {name.removeprefix(THRESHOLD): value for name, value in current.items() if name.startswith(THRESHOLD)}
     screener = Screener((entry for _, entry in found.values()), thresholds)
-    return Watchlist(screener, {key: row for key, (row, _) in found.items()}, first_pass, state)
+    entry_ids = {key: row for key, (row, _) in found.items()}
+    return Watchlist(screener, entry_ids, first_pass, model, current[ADVICE_ONLY], state)
+
+
+def champion(connection: Connection) -> FieldModel:
+    """The model of the second-level review that is in force."""
+    version = read_settings(connection).get(CHAMPION)
+    stored = connection.execute(select(models.c.parameters).where(models.c.version == version)).scalar()
+    return FieldModel.from_dict(stored) if stored else public_model()
 
 
 def state_of(connection: Connection) -> tuple[int, str]:
@@ -356,10 +384,10 @@ def raise_alert(connection: Connection, watchlist: Watchlist, customer: Customer
     entry = match.entry
     key = (entry.list_name, entry.source_id)
     features = [asdict(feature) for feature in match.features]
-    advice = watchlist.first_pass.get(key)
-    if advice:
-        word = "relevant" if advice["relevant"] else "not relevant"
-        text = f"news {word} ({advice['score']:.2f}): {advice['reason']} [{advice['model']}]"
+    verdict = watchlist.first_pass.get(key)
+    if verdict:
+        word = "relevant" if verdict["relevant"] else "not relevant"
+        text = f"news {word} ({verdict['score']:.2f}): {verdict['reason']} [{verdict['model']}]"
         features.append({"name": "first pass", "effect": 0.0, "text": text})
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     values = {
@@ -375,7 +403,7 @@ def raise_alert(connection: Connection, watchlist: Watchlist, customer: Customer
         "listed_name": match.listed_name,
         "features": features,
         "rules_version": RULES_VERSION,
-        "model_version": advice["model"] if advice else NO_MODEL,
+        "model_version": verdict["model"] if verdict else NO_MODEL,
         "created_at": now(),
         "status": FIRST_REVIEW,
         "revision": 1,
@@ -387,11 +415,56 @@ def raise_alert(connection: Connection, watchlist: Watchlist, customer: Customer
     if raised is None:
         return False
     pair = (alerts.c.customer_id == customer.id, alerts.c.list_name == key[0], alerts.c.source_id == key[1])
-    older = select(alerts.c.id).where(*pair, alerts.c.id != raised, alerts.c.status.in_(UNDECIDED))
+    older = select(alerts.c.id).where(*pair, alerts.c.id != raised, alerts.c.status.in_((*UNDECIDED, AI_CLEARED)))
     for alert_id in connection.execute(older).scalars().all():
         reason = f"the customer or the entry has changed: alert {raised} takes its place"
         change_status(connection, alert_id, SUPERSEDED, values, reason)
+    advised = advise(connection, watchlist.model, raised, customer, entry, match.customer_name, match.listed_name)
+    if advised.clear and not watchlist.advice_only:
+        reason = f"likely a match: {advised.probability:.4f}; {'; '.join(advised.reasons)}"
+        change_status(connection, raised, AI_CLEARED, values, reason, model=advised.model)
     return True
+
+
+def advise(
+    connection: Connection,
+    model: FieldModel,
+    alert_id: int,
+    customer: Customer,
+    entry: Entry,
+    customer_name: str,
+    listed_name: str,
+) -> Advice:
+    """Asks the second-level review about an alert, and keeps what it says."""
+    advised = model.advise(field_values(customer, entry, customer_name, listed_name))
+    connection.execute(insert(advice).values(alert_id=alert_id, at=now(), **asdict(advised)))
+    return advised
+
+
+def advise_undecided(connection: Connection, model: FieldModel) -> None:
+    """Asks a model that is new in force about all that waits for review."""
+    query = select(alerts, entries.c.content).join(entries, alerts.c.entry_id == entries.c.id)
+    for alert in connection.execute(query.where(alerts.c.status.in_(UNDECIDED))).all():
+        sides = customer_of(alert.customer), entry_of(alert.content)
+        advise(connection, model, alert.id, *sides, alert.customer_name, alert.listed_name)
+
+
+def latest_advice() -> Any:
+    """The last advice on every alert, as a table to join."""
+    last = select(func.max(advice.c.id)).group_by(advice.c.alert_id)
+    return select(advice).where(advice.c.id.in_(last)).subquery("latest")
+
+
+def reopen_cleared(connection: Connection, who: str, reason: str, *, model: str = "") -> int:
+    """Sends what AI has cleared, or one model of it, to the first review; how many alerts."""
+    latest = latest_advice()
+    query = select(alerts).join(latest, latest.c.alert_id == alerts.c.id).where(alerts.c.status == AI_CLEARED)
+    if model:
+        query = query.where(latest.c.model == model)
+    found = connection.execute(query).all()
+    for alert in found:
+        change_status(connection, alert.id, FIRST_REVIEW, dict(alert._mapping), reason, who=who)
+    return len(found)
 
 
 def reopen_superseded(connection: Connection, values: Mapping[str, Any]) -> int | None:
@@ -408,12 +481,30 @@ def reopen_superseded(connection: Connection, values: Mapping[str, Any]) -> int 
     return alert.id
 
 
-def change_status(connection: Connection, alert_id: int, status: str, values: Mapping[str, Any], reason: str) -> None:
-    """Moves an alert without an officer, which leaves a line in the log."""
+def change_status(
+    connection: Connection,
+    alert_id: int,
+    status: str,
+    values: Mapping[str, Any],
+    reason: str,
+    *,
+    who: str = SYSTEM,
+    model: str = "",
+) -> None:
+    """Moves an alert without a decision of an officer, which leaves a line in the log."""
     changes = {"status": status, "first_officer": None, "first_decision": None, "revision": alerts.c.revision + 1}
     connection.execute(update(alerts).where(alerts.c.id == alert_id).values(**changes))
     subject = subject_of(values["list_name"], values["source_id"], values["customer_id"])
-    record(connection, SYSTEM, status, subject, reason, rules_version=RULES_VERSION, alert_id=alert_id)
+    record(
+        connection,
+        who,
+        status,
+        subject,
+        reason,
+        rules_version=RULES_VERSION,
+        model_version=model,
+        alert_id=alert_id,
+    )
 
 
 def subject_of(list_name: str, source_id: str, customer_id: str) -> str:
