@@ -1,20 +1,20 @@
-"""Trains a small MobileViT on CIFAR-10 with CutMix and the augmentation of DeiT.
+"""Trains a small MobileViT on CIFAR-10 with CutMix and the augmentation of DeiT: `benchmarks/photo_model.json`.
 
-COMPACTBERT_DATA=... python benchmarks/photo_model.py OUT --steps 600
+    python benchmarks/photo_model.py run --data-dir DATA --output OUT --steps 350
+    python benchmarks/photo_model.py show
 
 It shows that the recipe learns. It is no model of faces, and none comes with the Space.
 """
 
-import argparse
 import io
-import json
-import os
 import time
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+import typer
 from PIL import Image, ImageEnhance
 from results import Results
 from torch.nn import functional
@@ -28,7 +28,6 @@ from transformers import (
 )
 
 
-DATA = Path(os.environ.get("COMPACTBERT_DATA", "data")) / "cifar10_12k"
 RESULTS = Results(__file__)
 SEED = 0
 # Of the pictures as they are, and as the model takes them.
@@ -51,13 +50,14 @@ PADDING, JITTER = 4, 0.3
 ERASED, ERASED_AREA = 0.25, (0.02, 0.2)
 CUTMIX = 0.5
 SMOOTHING = 0.1
+app = typer.Typer()
 
 
 class Pictures(torch.utils.data.Dataset):
     """CIFAR's pictures and labels, cut, turned, coloured and erased anew each time where they are to be learned."""
 
-    def __init__(self, split: str, processor: MobileViTImageProcessorPil, augment: bool, names: list[str]):
-        table = pd.read_parquet(DATA / f"{split}.parquet")
+    def __init__(self, file: Path, processor: MobileViTImageProcessorPil, augment: bool, names: list[str]):
+        table = pd.read_parquet(file)
         self.images = [Image.open(io.BytesIO(data)).convert("RGB") for data in table["image_jpeg"]]
         self.labels = [names.index(str(label)) for label in table["label"]]
         self.processor = processor
@@ -133,21 +133,23 @@ class CutMix:
         return {"pixel_values": pixels, "labels": labels}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--shape", choices=SHAPES, default="tiny")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    given = parser.parse_args()
+@app.command()
+def run(
+    data_dir: Annotated[Path, typer.Option()],
+    output: Annotated[Path, typer.Option()],
+    shape: Annotated[Literal["xs", "xxs", "tiny"], typer.Option()] = "tiny",
+    steps: Annotated[int, typer.Option()] = 350,
+    batch: Annotated[int, typer.Option()] = 64,
+    learning_rate: Annotated[float, typer.Option()] = 2e-3,
+):
     torch.manual_seed(SEED)
-    names = sorted(map(str, pd.read_parquet(DATA / "train.parquet", columns=["label"])["label"].unique()))
+    files = {split: data_dir / "cifar10_12k" / f"{split}.parquet" for split in ("train", "test")}
+    names = sorted(map(str, pd.read_parquet(files["train"], columns=["label"])["label"].unique()))
     # As large as it comes, the whole picture: CIFAR's have no margin to cut off.
     size = {"height": MODEL_SIDE, "width": MODEL_SIDE}
     processor = MobileViTImageProcessorPil(size=size, do_center_crop=False, do_flip_channel_order=False)
     config = MobileViTConfig(
-        **SHAPES[given.shape],
+        **SHAPES[shape],
         image_size=MODEL_SIDE,
         num_labels=len(names),
         id2label=dict(enumerate(names)),
@@ -155,16 +157,16 @@ def main() -> None:
         initializer_range=0.1,
     )
     model = MobileViTForImageClassification(config)
-    train, test = (Pictures(split, processor, split == "train", names) for split in ("train", "test"))
+    train, test = (Pictures(file, processor, split == "train", names) for split, file in files.items())
     trainer = Trainer(
         model,
         TrainingArguments(
-            output_dir=given.out / "checkpoints",
-            max_steps=given.steps,
-            per_device_train_batch_size=given.batch,
-            learning_rate=given.learning_rate,
+            output_dir=output / "checkpoints",
+            max_steps=steps,
+            per_device_train_batch_size=batch,
+            learning_rate=learning_rate,
             lr_scheduler_type="cosine",
-            warmup_steps=given.steps // 20,
+            warmup_steps=steps // 20,
             weight_decay=0.05,
             logging_steps=50,
             save_strategy="no",
@@ -178,23 +180,39 @@ def main() -> None:
     start = time.process_time()
     trainer.train()
     seconds = time.process_time() - start
-    trainer.save_model(given.out)
-    processor.save_pretrained(given.out)
+    trainer.save_model(output)
+    processor.save_pretrained(output)
     trainer.data_collator = default_data_collator
     predicted = trainer.predict(test).predictions.argmax(1)
     result = {
         "parameters": model.num_parameters(),
         "pictures": len(train),
-        "steps": given.steps,
-        "batch": given.batch,
+        "steps": steps,
+        "batch": batch,
         "side": MODEL_SIDE,
         "accuracy": float((predicted == np.array(test.labels)).mean()),
         "test_pictures": len(test),
         "train_seconds": seconds,
     }
-    RESULTS.record((f"{given.shape}, {given.steps} steps",), result)
-    print(json.dumps(result, indent=1))
+    RESULTS.record(("runs", f"{shape}, {steps} steps"), result)
+    show()
+
+
+def render(results: dict) -> str:
+    """The table in the Space's README."""
+    head = ("MobileViT", "parameters", "pictures", "accuracy", "test pictures", "seconds of a processor")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, made in results["runs"].items():
+        cells = (name, f"{made['parameters']:,}", f"{made['pictures']:,}", f"{made['accuracy']:.1%}")
+        cells += (f"{made['test_pictures']:,}", f"{made['train_seconds']:.0f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+@app.command()
+def show():
+    print(render(RESULTS.read()))
 
 
 if __name__ == "__main__":
-    main()
+    app()

@@ -393,7 +393,8 @@ def test_tokens_that_will_not_do(publisher, published, token):
 
 
 def test_the_command_line_ends_with_a_line(hub, publisher, published, sources):
-    command = ("command", "publish", sources / "space", "tester/command", "--model", "tester/reviews")
+    command = ("command", "publish", sources / "space", "tester/command")
+    command += ("--model", "tester/reviews", "--model", "tester/pruned")
     hub.fail({"match": COMMIT, "do": "cut"})
     cut, refused = publisher(*command), publisher(*command, token="hf_wrong")
     for result in (cut, refused):
