@@ -1,14 +1,14 @@
 """What the recipes of fine-tuning bring on real data: `benchmarks/finetuning_recipes.json`.
 
-    python benchmarks/finetuning_recipes.py run --data-dir DATA [--masked-model FOLDER] [--task sst2] [--seed 1]
+    python benchmarks/finetuning_recipes.py run --data-dir DATA --mnli FOLDER [--masked-model FOLDER] [--task sst2]
     python benchmarks/finetuning_recipes.py small --data-dir DATA --model FOLDER
     python benchmarks/finetuning_recipes.py embeddings --data-dir DATA [--seed 1]
     python benchmarks/finetuning_recipes.py show
 
-`run` fine-tunes MiniLM on few rows, for the same number of steps with every recipe, and scores the last step: nothing
-is chosen on the validation rows. It makes what is missing and may be killed and called again. `small` makes a model
-that was fine-tuned on SST-2 smaller in the ways of the handbook. `embeddings` trains three layers of MiniLM to embed
-sentences, and scores them on STS-B.
+`run` fine-tunes MiniLM, for RTE the MiniLM at `--mnli` that knows MNLI, on few rows, for the same number of steps with
+every recipe, and scores the last step: nothing is chosen on the validation rows. It makes what is missing and may be
+killed and called again. `small` makes a model that was fine-tuned on SST-2 smaller in the ways of the handbook.
+`embeddings` trains three layers of MiniLM to embed sentences, and scores them on STS-B.
 """
 
 import statistics
@@ -35,7 +35,11 @@ from compactbert.training.embeddings import train_embeddings
 
 
 RESULTS = Results(__file__)
-TASKS = {"sst2": {"rows": 500, "steps": 64, "max_length": 64}, "rte": {"rows": 2490, "steps": 156, "max_length": 128}}
+TASKS: dict[str, dict[str, Any]] = {
+    "sst2": {"rows": 500, "steps": 64, "max_length": 64, "learning_rate": 2e-4},
+    # From MiniLM itself nothing learns this from so few rows: from one that was fine-tuned on MNLI.
+    "rte": {"rows": 500, "steps": 64, "max_length": 128, "learning_rate": 1e-4},
+}
 # With so few steps, a rate at which plain fine-tuning gets there.
 SETTINGS = {
     "bf16": True,
@@ -79,12 +83,15 @@ UNTRAINED = "as cut"
 app = typer.Typer()
 
 
-def score(task_name: str, recipe: str, seed: int, data_dir: Path, filler: MaskFiller | None) -> float:
+def score(
+    task_name: str, recipe: str, seed: int, data_dir: Path, mnli: Path | None, filler: MaskFiller | None
+) -> float:
     """Accuracy of the last step."""
     sizes = TASKS[task_name]
     task = load_task(task_name, data_dir, max_train_rows=sizes["rows"])
     set_seed(seed)
-    model, tokenizer = load_pretrained("minilm", task.head, **task.config_fields())
+    base = mnli if task_name == "rte" and mnli is not None else "minilm"
+    model, tokenizer = load_pretrained(base, task.head, **task.config_fields())
     rows = task.train
     assert rows is not None
     if recipe in AUGMENTATIONS:
@@ -93,7 +100,8 @@ def score(task_name: str, recipe: str, seed: int, data_dir: Path, filler: MaskFi
         rows, _ = augment(rows, method, task.text_columns, task.label_column, fill=fill, seed=seed)  # type: ignore[arg-type]
     encoded, _ = encode_task(task, rows, tokenizer, sizes["max_length"])
     with tempfile.TemporaryDirectory() as folder:
-        arguments = SETTINGS | {"max_steps": sizes["steps"], "seed": seed, "use_cpu": True, "save_strategy": "no"}
+        arguments = SETTINGS | {"max_steps": sizes["steps"], "learning_rate": sizes["learning_rate"], "seed": seed}
+        arguments |= {"use_cpu": True, "save_strategy": "no"}
         arguments |= {"train_sampling_strategy": "group_by_length", "report_to": "none", "logging_strategy": "no"}
         config = FinetuningConfig(output_dir=folder, **arguments | RECIPES.get(recipe, {}))
         collator = data_collator(task, tokenizer)
@@ -107,6 +115,7 @@ def score(task_name: str, recipe: str, seed: int, data_dir: Path, filler: MaskFi
 @app.command()
 def run(
     data_dir: Annotated[Path, typer.Option()],
+    mnli: Annotated[Path | None, typer.Option()] = None,
     masked_model: Annotated[str | None, typer.Option()] = None,
     task: Annotated[list[str], typer.Option()] = list(TASKS),  # noqa: B006
     recipe: Annotated[list[str], typer.Option()] = [*RECIPES, *AUGMENTATIONS],  # noqa: B006
@@ -118,7 +127,7 @@ def run(
         for number in seed:
             for way in recipe:
                 if RESULTS.found("runs", name, way, str(number)) is None and (filler or "masked" not in way):
-                    accuracy = score(name, way, number, data_dir, filler)
+                    accuracy = score(name, way, number, data_dir, mnli, filler)
                     RESULTS.record(("runs", name, way, str(number)), accuracy)
     show()
 
