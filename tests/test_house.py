@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,12 @@ def test_the_toolkit_imports_in_one_direction(path):
             assert LAYERS.index(other) < own, f"{path.name} imports {other}"
         elif level == 0 and module.split(".")[0] == "compactbert":
             assert parts[0] == "cli", "only the command line names its own package"
+
+
+def test_the_wheel_has_every_package():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in SOURCES if path.name == "__init__.py"}
+    assert found <= set(listed)
 
 
 def test_model_packages_never_import_the_toolkit():
