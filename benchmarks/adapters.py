@@ -15,18 +15,18 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from results import Results
+from results import Results, ratio
 from transformers import AutoTokenizer, PreTrainedModel, Trainer, TrainingArguments
 
 import compactbert
 from compactbert.adapters import adapter_config, get_peft_model
-from compactbert.convert import load_pretrained, minilm_path
+from compactbert.convert import load_checkpoint, load_pretrained, minilm_path
 from compactbert.data import Task, data_collator, encode_task, load_task
 from compactbert.presets import load_preset
 from compactbert.provenance import environment
@@ -91,12 +91,17 @@ def base_folder(base: str, work_dir: Path, mobilebert: Path | None) -> Path:
     return folder
 
 
+def train_alone(model: PreTrainedModel, names: Collection[str]) -> None:
+    """Freezes all but these weights."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name in names
+
+
 def train_frozen(model: Path, task: str, output: Path, **options: Any) -> dict[str, Any]:
     """Trains the head alone, and the pooler where it is new."""
 
     def build_trainer(run: TrainingRun, loaded: PreTrainedModel) -> Trainer:
-        for name, parameter in loaded.named_parameters():
-            parameter.requires_grad = name in run.new_weights
+        train_alone(loaded, run.new_weights)
         return ResumableTrainer(loaded, TrainingArguments(**run.arguments), **run.trainer_arguments)
 
     return train_on_task(model, task, output, build_trainer, {"method": FROZEN}, **options)
@@ -155,10 +160,10 @@ def run(
 
 def step_of(base: Path, method: str, task: Task, batches: list[dict[str, torch.Tensor]]) -> Callable[[int], None]:
     """A training step with a method, as `run` does them."""
-    model: Any = load_pretrained(base, task.head, **task.config_fields())[0]
+    loaded = load_checkpoint(base, task.head, **task.config_fields())
+    model: Any = loaded.model
     if method == FROZEN:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad = "pooler" in name or "classifier" in name
+        train_alone(model, loaded.new_weights)
     elif method != FULL:
         # AdaLoRA asks for the number of steps.
         options = {"task_type": "SEQ_CLS"} | ({"total_step": 1} if method == "adalora" else {})
@@ -221,10 +226,7 @@ def render(results: dict) -> str:
             times = results.get("step_seconds", {}).get(base, {})
             speed = ["", ""]
             if method in times:
-                low, ratio, high = statistics.quantiles(
-                    [own / full for own, full in zip(times[method], times[FULL], strict=True)], n=4
-                )
-                speed = [f"{statistics.median(times[method]) * STEPS:.0f}", f"{ratio:.2f} ({low:.2f}-{high:.2f})"]
+                speed = [f"{statistics.median(times[method]) * STEPS:.0f}", ratio(times[method], times[FULL])]
             rows.append([method, f"{some['parameters']:,}", f"{some['bytes']:,}", *scores, f"{rate:g}", *speed])
         if rows:
             lines += ["", f"{title}:", ""] if lines else [f"{title}:", ""]

@@ -43,7 +43,6 @@ TASKS: dict[str, dict[str, Any]] = {
 # With so few steps, a rate at which plain fine-tuning gets there.
 SETTINGS = {
     "bf16": True,
-    "learning_rate": 2e-4,
     "per_device_train_batch_size": 32,
     "warmup_steps": 0.1,
     "weight_decay": 0.01,

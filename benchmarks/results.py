@@ -50,6 +50,12 @@ class Results:
             write_text(self.path, json.dumps(results, indent=1) + "\n")
 
 
+def ratio(seconds: list[float], others: list[float]) -> str:
+    """The median (and quartiles) of the ratios of times that were taken in turns."""
+    low, middle, high = statistics.quantiles([one / other for one, other in zip(seconds, others, strict=True)], n=4)
+    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
+
+
 def ratio_table(columns: Mapping[str, Mapping[str, list[float]]], baseline: str, speed: bool) -> list[str]:
     """
     Lines of a Markdown table: medians (and quartiles) of the ratios to a baseline that took turns with the others.
@@ -63,9 +69,8 @@ def ratio_table(columns: Mapping[str, Mapping[str, list[float]]], baseline: str,
     for name in next(iter(columns.values())):
         cells = []
         for seconds in columns.values():
-            pairs = zip(seconds[baseline], seconds[name], strict=True)
-            low, middle, high = statistics.quantiles([base / own if speed else own / base for base, own in pairs], n=4)
-            cells.append(f"{middle:.2f} ({low:.2f}-{high:.2f})")
+            first, second = (baseline, name) if speed else (name, baseline)
+            cells.append(ratio(seconds[first], seconds[second]))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
@@ -75,4 +80,4 @@ def threads_title(threads: str) -> str:
     return f"{threads} thread{'s' if threads != '1' else ''}"
 
 
-__all__ = ["Results", "locked", "ratio_table", "threads_title"]
+__all__ = ["Results", "locked", "ratio", "ratio_table", "threads_title"]
