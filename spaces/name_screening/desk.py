@@ -134,6 +134,13 @@ def require_officer(session: dict) -> str:
     return session["officer"]
 
 
+def require_alert(alert_id: float | None) -> int:
+    """The alert that is chosen; a number field gives a float."""
+    if not alert_id:
+        raise ValueError("Choose an alert in the table first.")
+    return int(alert_id)
+
+
 def short(text: str | None, field: str) -> str:
     """The text of a field, unless it is longer than any name."""
     if len(text or "") > MAX_TEXT:
@@ -296,9 +303,7 @@ class Desk:
     @friendly
     def show_alert(self, alert_id: float | None) -> tuple:
         """One alert: both sides, the reasons for its score, and what has been decided."""
-        if not alert_id:
-            raise ValueError("Choose an alert in the table first.")
-        alert = get_alert(self.database, int(alert_id))
+        alert = get_alert(self.database, require_alert(alert_id))
         customer, entry = alert["customer"], alert["entry"]
         sides = [
             ["name", customer["name"], entry["names"][0]],
@@ -317,21 +322,17 @@ class Desk:
     @friendly
     def show_photos(self, alert_id: float | None) -> tuple:
         """The photographs of both sides of an alert, and what the model says of them."""
-        if not alert_id:
-            raise ValueError("Choose an alert in the table first.")
-        found = photos_of(self.database, get_alert(self.database, int(alert_id)))
+        found = photos_of(self.database, get_alert(self.database, require_alert(alert_id)))
         images = [Image.open(io.BytesIO(found[side])) if side in found else None for side in (CUSTOMER, ENTRY)]
         return *images, describe_photos(found, self.photo_model)
 
     @friendly
     def attach(self, alert_id: float | None, side: str, path: str | None, session: dict) -> str:
         """Attaches a photograph to one side of an alert; without a file it takes the one away that is there."""
-        officer = require_officer(session)
-        if not alert_id:
-            raise ValueError("Choose an alert in the table first.")
+        officer, chosen = require_officer(session), require_alert(alert_id)
         data = Path(path).read_bytes() if path else b""
-        attach_photo(self.database, int(alert_id), side or "", data, officer=officer)
-        return f"Alert {int(alert_id)}: the photograph of the {side} is {'attached' if data else 'removed'}."
+        attach_photo(self.database, chosen, side or "", data, officer=officer)
+        return f"Alert {chosen}: the photograph of the {side} is {'attached' if data else 'removed'}."
 
     @friendly
     def decide_alert(
