@@ -468,6 +468,8 @@ def _licences(read: Folder, publication: Publication) -> list[tuple[str, str]]:
         (f"the base, `{base}`" if base else "the base", f"`{known}`" if known else unknown),
     ]
     tasks = [read.task, *(fields.get(name) for _, fields in read.stages for name in ("task", "texts"))]
+    texts = {name: _facts()["texts"].get(name.split(".")[0], unknown) for name in read.record.get("texts", ())}
+    rows += [(f"text, `{name}`", licence) for name, licence in texts.items()]
     rows += [(f"data, `{task}`", task_facts(task).get("licence", unknown)) for task in dict.fromkeys(tasks) if task]
     return rows
 

@@ -16,11 +16,18 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 from typer.testing import CliRunner
 
 import compactbert
 from compactbert.cli import app
+from compactbert.convert import load_pretrained
 from compactbert.data import PretrainingCollator, build_corpus
 from compactbert.presets import load_preset
 from compactbert.recipes import load_transfer_recipe
@@ -426,6 +433,29 @@ def test_a_given_teacher_and_a_budget(place, teacher, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 
+def test_a_student_that_pruning_leaves_of_its_teacher(place, tmp_path):
+    recipe = place.recipe | {
+        "teacher": {"pretrain": {"model": str(place.bert)} | RUN},
+        "student": {"prune": {"layers": [0, 2], "heads": 0.5, "rows": 8}},
+        "transfer": {"max_steps": 4, "strategy": "auxiliary", "attention_transfer_weight": 0.0, "batch_size": 8},
+    }
+    report = compactbert.transfer([place.text], tmp_path / "out", recipe=recipe, corpus=place.corpus)
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "out-teacher", "out-student"}
+    sizes = {}
+    for name in ("out-teacher", "out-student", "out"):
+        config = AutoConfig.from_pretrained(tmp_path / name)
+        sizes[name] = [layer.num_attention_heads for layer in config.per_layer_config]
+    assert len(sizes["out-teacher"]) == 3
+    assert sizes["out"] == sizes["out-student"] == [sizes["out-teacher"][0] // 2] * 2
+    # It starts from what it kept of the last layer, and learns.
+    teacher, student, trained = (weights(tmp_path / name) for name in ("out-teacher", "out-student", "out"))
+    norm = "bert.encoder.layer.{}.output.LayerNorm.weight"
+    assert torch.equal(teacher[norm.format(2)], student[norm.format(1)])
+    assert not torch.equal(student[norm.format(1)], trained[norm.format(1)])
+    assert report["texts"] == [place.text.name]
+    assert f"| text, `{place.text.name}` | not known to `compactbert` |" in (tmp_path / "out" / "README.md").read_text()
+
+
 # Bad input
 
 
@@ -491,8 +521,14 @@ def test_the_shipped_recipes_are_complete(name):
     recipe = load_transfer_recipe(name)
     assert recipe.name == name
     assert recipe.description
-    student = load_preset(recipe.student)
     ((kind, settings),) = recipe.teacher.items()
+    if isinstance(recipe.student, dict):
+        # What is left of the teacher has its width and its words.
+        layers = load_pretrained(settings["model"], "")[0].config.num_hidden_layers
+        assert max(recipe.transfer["layer_map"]) <= layers
+        assert len(recipe.transfer["layer_map"]) == layers // recipe.student["prune"]["every"]
+        return
+    student = load_preset(recipe.student)
     if kind == "pretrain":
         teacher = load_preset(settings["model"])
         assert teacher.hidden_size == student.hidden_size
@@ -527,6 +563,11 @@ def test_the_shipped_recipes_are_complete(name):
         ({"transfer": [1]}, "`transfer` of the recipe 'tiny' must be a mapping of settings"),
         ({"corpus": {"length": 32}}, r"`corpus` of the recipe 'tiny' has unknown settings \['length'\]"),
         ({"corpus": {"sources": "x"}}, r"unknown settings \['sources'\]"),
+        ({"student": {"cut": {}}}, r"`student` of the recipe 'tiny' must name .* got \{'cut': \{\}\}"),
+        (
+            {"student": {"prune": {"depth": 1}}},
+            r"`student: prune` of the recipe 'tiny' has unknown settings \['depth'\]",
+        ),
     ],
 )
 def test_recipes_that_cannot_work_are_refused(place, change, message):

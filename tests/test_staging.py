@@ -345,7 +345,8 @@ def test_the_zoo_is_what_the_catalogue_says(tmp_path):
         for metric, value in entry["scores"].items():
             assert f"| `{metric}` | {value:.4f} |" in card
         assert find_entry(entry["name"]) == find_entry(entry["repo_id"]) == entry
-        assert (pull(entry["name"], tmp_path / entry["name"]) / "config.json").is_file()
+        config = "adapter_config.json" if "adapter_of" in entry else "config.json"
+        assert (pull(entry["name"], tmp_path / entry["name"]) / config).is_file()
     header, rows = catalogue_rows(entries)
     assert len(rows) == len(entries)
     assert all(len(row) == len(header) for row in rows)

@@ -73,14 +73,7 @@ def prune_on_task(
     loaded, tokenizer = load_pretrained(model, loaded_task.head, trust_remote_code, require_head=True)
     loaded.to(torch.accelerator.current_accelerator() or "cpu")  # type: ignore[arg-type]
     shapes = layer_shapes(loaded.config)
-    if sum(choice is not None for choice in (every, first, layers)) > 1:
-        raise ValueError(f"Give one of `every`, `first` and `layers`, got {every}, {first} and {layers}.")
-    if every is not None:
-        if not 1 <= every <= len(shapes) or len(shapes) % every:
-            raise ValueError(f"`every` must divide the model's {len(shapes)} layers, got {every}.")
-        layers = range(every - 1, len(shapes), every)
-    elif first is not None:
-        layers = range(count_of(first, len(shapes)) or 0)
+    kept = layers_kept(len(shapes), every, first, layers)
     dataset = loaded_task.evaluation if loaded_task.train is None else loaded_task.train
     sample = dataset.shuffle(seed=seed).select(range(min(rows, len(dataset))))
     encoded, _ = encode_task(loaded_task, sample, tokenizer, length_limit(loaded.config, tokenizer, max_length))
@@ -91,7 +84,7 @@ def prune_on_task(
         batches,
         iterations=iterations,
         method=method,
-        layers=layers if layers is None or isinstance(layers, int) else list(layers),
+        layers=kept,
         seed=seed,
         sequence_length=max_length,
         heads=count_of(heads, max(shape.heads for shape in shapes)),
@@ -111,6 +104,26 @@ def prune_on_task(
     }
     save_folder(pruned, tokenizer, report, Path(output_dir), {"pruning_plan.json": plan.to_json()})
     return report
+
+
+def layers_kept(
+    num_layers: int, every: int | None = None, first: float | None = None, layers: int | Sequence[int] | None = None
+) -> int | list[int] | None:
+    """
+    What [`~compactbert.compression.plan_pruning`] takes as `layers`.
+
+    Raises:
+        ValueError: if more than one choice is made, or `every` does not divide the number of layers.
+    """
+    if sum(choice is not None for choice in (every, first, layers)) > 1:
+        raise ValueError(f"Give one of `every`, `first` and `layers`, got {every}, {first} and {layers}.")
+    if every is not None:
+        if not 1 <= every <= num_layers or num_layers % every:
+            raise ValueError(f"`every` must divide the model's {num_layers} layers, got {every}.")
+        return list(range(every - 1, num_layers, every))
+    if first is not None:
+        return list(range(count_of(first, num_layers) or 0))
+    return layers if layers is None or isinstance(layers, int) else list(layers)
 
 
 def count_of(target: float | None, most: int) -> int | None:
@@ -214,6 +227,7 @@ __all__ = [
     "Stage",
     "StageResult",
     "count_of",
+    "layers_kept",
     "prune_on_task",
     "prune_vocabulary_on_task",
 ]

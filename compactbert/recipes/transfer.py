@@ -2,22 +2,29 @@
 
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from matplotlib.figure import Figure
+from torch.utils.data import Subset
 
 from ..cards import render_card
+from ..compression import describe, prune_iteratively
 from ..convert import load_pretrained, resolve_model
-from ..data import build_corpus
+from ..data import Corpus, PretrainingCollator, build_corpus
 from ..files import check_free, write_figure, write_text
 from ..provenance import command_line, public_settings
+from ..structure import layer_shapes
 from ..training import ib_teacher, pretrain, transfer_knowledge
-from ..training.text import check_transfer, train_on_corpus
+from ..training.pretraining import batches_of
+from ..training.run import save_folder
+from ..training.text import check_transfer, is_architecture, train_on_corpus
 from .recipe import read_recipe
+from .stages import count_of, layers_kept
 
 
 DEFAULT_TRANSFER = "mobilebert-md-minilm"
@@ -35,7 +42,8 @@ class TransferRecipe:
         name, description (`str`): For people.
         corpus (`dict`): Arguments of [`~compactbert.data.build_corpus`].
         teacher (`dict`): How the teacher is made: `ib_teacher` or `pretrain`, with its arguments.
-        student (`str`): A preset, a JSON file of an architecture, or a folder.
+        student (`str` or `dict`): A preset, a JSON file of an architecture, or a folder; or `{"prune": ...}` with
+            arguments of [`prune_on_corpus`]: what that leaves of the teacher.
         transfer (`dict`): Arguments of [`~compactbert.training.transfer_knowledge`].
     """
 
@@ -43,7 +51,7 @@ class TransferRecipe:
     description: str
     corpus: Mapping[str, Any]
     teacher: Mapping[str, Mapping[str, Any]]
-    student: str
+    student: str | Mapping[str, Mapping[str, Any]]
     transfer: Mapping[str, Any]
 
 
@@ -70,6 +78,14 @@ def load_transfer_recipe(recipe: str | Path | Mapping[str, Any]) -> TransferReci
         f"teacher: {kind}": (settings, [TEACHERS[kind], train_on_corpus]),
         "transfer": (data["transfer"], [transfer_knowledge, train_on_corpus]),
     }
+    student = data["student"]
+    if isinstance(student, Mapping):
+        if list(student) != ["prune"]:
+            raise ValueError(
+                f"`student` of the recipe {source!r} must name an architecture or a folder, or be a mapping with the "
+                f"key 'prune', got {student!r}."
+            )
+        sections["student: prune"] = student["prune"], [prune_on_corpus]
     for name, (values, functions) in sections.items():
         _check_section(values, functions, f"`{name}` of the recipe {source!r}")
     return TransferRecipe(
@@ -77,7 +93,7 @@ def load_transfer_recipe(recipe: str | Path | Mapping[str, Any]) -> TransferReci
         description=str(data.get("description", "")).strip(),
         corpus=data.get("corpus") or {},
         teacher=teacher,
-        student=str(data["student"]),
+        student=student if isinstance(student, Mapping) else str(student),
         transfer=data["transfer"],
     )
 
@@ -162,7 +178,7 @@ def transfer(
     ((kind, settings),) = loaded.teacher.items()
     has_teacher = teacher_dir.is_dir() and any(teacher_dir.iterdir())
     _check_student(loaded, options)
-    if kind == "ib_teacher":
+    if not is_architecture(settings["model"]):
         tokenizer = settings["model"]
     _, words = load_pretrained(teacher_dir if has_teacher else resolve_model(tokenizer), "", trust_remote_code)
     build_corpus(texts, words, corpus_dir, seed=seed, **loaded.corpus)
@@ -170,13 +186,78 @@ def transfer(
         made_of = {"tokenizer": tokenizer} if kind == "pretrain" else {"trust_remote_code": trust_remote_code}
         TEACHERS[kind](corpus=corpus_dir, output_dir=teacher_dir, seed=seed, **made_of, **settings)
     options |= {"seed": seed, "trust_remote_code": trust_remote_code}
-    report = transfer_knowledge(loaded.student, teacher_dir, corpus_dir, output_dir, **options)
+    student: str | Path
+    if isinstance(loaded.student, Mapping):
+        student = output_dir.with_name(f"{output_dir.name}-student")
+        if not student.exists():
+            settings = {"seed": seed, "trust_remote_code": trust_remote_code, **loaded.student["prune"]}
+            prune_on_corpus(teacher_dir, corpus_dir, student, **settings)
+    else:
+        student = loaded.student
+    report = transfer_knowledge(student, teacher_dir, corpus_dir, output_dir, **options)
     return _finish(report, loaded, output_dir, given)
+
+
+def prune_on_corpus(
+    model: str | Path,
+    corpus: str | Path,
+    output_dir: str | Path,
+    *,
+    every: int | None = None,
+    layers: int | Sequence[int] | None = None,
+    heads: float | None = None,
+    ffn: float | None = None,
+    rows: int = 1024,
+    batch_size: int = 32,
+    seed: int = 42,
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
+    """
+    Prunes a language model by its importance scores on a corpus, without training, and leaves a folder that loads
+    anywhere.
+
+    Args:
+        model (`str` or `Path`):
+            A folder or repository of a language model with its head.
+        corpus (`str` or `Path`):
+            A folder that [`~compactbert.data.build_corpus`] made.
+        output_dir (`str` or `Path`):
+            Must not exist, or be empty.
+        every, layers, heads, ffn, rows, batch_size, seed, trust_remote_code:
+            As in [`~compactbert.recipes.stages.prune_on_task`]; the first `rows` samples are scored.
+
+    Raises:
+        ValueError: if the model has no head, the corpus cannot be read, or the targets do not fit the model.
+    """
+    output_dir = Path(output_dir)
+    check_free(output_dir)
+    loaded, tokenizer = load_pretrained(model, "ForPreTraining", trust_remote_code, require_head=True)
+    loaded.to(torch.accelerator.current_accelerator() or "cpu")  # type: ignore[arg-type]
+    shapes = layer_shapes(loaded.config)
+    data = Corpus.open(corpus)
+    data.check_tokenizer(tokenizer)
+    samples = Subset(data.train, range(min(rows, len(data.train))))
+    batches = list(batches_of(samples, PretrainingCollator(tokenizer, seed=seed), batch_size))
+    for batch in batches:
+        del batch["sample_id"]  # No model takes it.
+    pruned, plan = prune_iteratively(
+        loaded,
+        batches,
+        layers=layers_kept(len(shapes), every, None, layers),
+        heads=count_of(heads, max(shape.heads for shape in shapes)),
+        ffn=count_of(ffn, max(shape.neurons for shape in shapes)),
+        seed=seed,
+    )
+    report = {"plan": describe(plan)}
+    save_folder(pruned, tokenizer, report, output_dir, {"pruning_plan.json": plan.to_json()}, card=False)
+    return report
 
 
 def _check_student(recipe: TransferRecipe, options: Mapping[str, Any]) -> None:
     """What is wrong with it is told before the text is tokenised and a teacher made."""
-    config = check_transfer(recipe.student, **options)
+    config = check_transfer(None if isinstance(recipe.student, Mapping) else recipe.student, **options)
+    if config is None:
+        return  # It will be what pruning leaves of the teacher.
     length = recipe.corpus.get("sequence_length", 128)
     if length > config.max_position_embeddings:
         raise ValueError(
@@ -199,6 +280,8 @@ def _finish(
         return report
     write_curves(report, output_dir / "transfer.png")
     report |= {"recipe": {"name": recipe.name, "description": recipe.description}}
+    texts = given["texts"] if isinstance(given["texts"], list | tuple) else [given["texts"]]
+    report["texts"] = [Path(text).name for text in texts if isinstance(text, str | Path)]
     if isinstance(given["recipe"], str | Path):
         report["command"] = command_line(transfer, public_settings(given))
     write_text(output_dir / "metrics.json", json.dumps(report, indent=2) + "\n")
@@ -225,4 +308,4 @@ def write_curves(report: Mapping[str, Any], path: Path) -> None:
     write_figure(path, figure)
 
 
-__all__ = ["TransferRecipe", "load_transfer_recipe", "transfer", "write_curves"]
+__all__ = ["TransferRecipe", "load_transfer_recipe", "prune_on_corpus", "transfer", "write_curves"]

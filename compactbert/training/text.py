@@ -168,19 +168,22 @@ def transfer_knowledge(
     return train_on_corpus(student, tokenizer, corpus, output_dir, build, settings, measure, **run_settings)
 
 
-def check_transfer(model: str | Path, *, max_steps: int, **settings: Any) -> PreTrainedConfig:
+def check_transfer(model: str | Path | None, *, max_steps: int, **settings: Any) -> PreTrainedConfig | None:
     """
     What can be said of [`transfer_knowledge`]'s student and settings before there is a teacher.
 
     Returns:
-        [`~transformers.PreTrainedConfig`]: the student's configuration.
+        [`~transformers.PreTrainedConfig`]: the student's configuration; `None` if `model` is, a student to be made.
 
     Raises:
         ValueError: as [`transfer_knowledge`].
     """
-    config = load_preset(model) if _is_architecture(model) else load_pretrained(model, "")[0].config
     terms = {name: value for name, value in settings.items() if name in TRANSFER_FIELDS}
-    ProgressiveTransferConfig(output_dir="unused", max_steps=max_steps, **terms).plan(config.num_hidden_layers)
+    checked = ProgressiveTransferConfig(output_dir="unused", max_steps=max_steps, **terms)
+    if model is None:
+        return None
+    config = load_preset(model) if is_architecture(model) else load_pretrained(model, "")[0].config
+    checked.plan(config.num_hidden_layers)
     return config
 
 
@@ -230,7 +233,7 @@ def load_language_model(
         ValueError: if it cannot be read, or an architecture comes without a tokenizer.
     """
     set_seed(seed)
-    if not _is_architecture(model):
+    if not is_architecture(model):
         return load_pretrained(model, "ForPreTraining", trust_remote_code)
     if tokenizer is None:
         raise ValueError(f"{str(model)!r} is an architecture: name a `tokenizer`.")
@@ -242,7 +245,8 @@ def load_language_model(
     return AutoModelForPreTraining.from_config(config), loaded
 
 
-def _is_architecture(model: str | Path) -> bool:
+def is_architecture(model: str | Path) -> bool:
+    """Whether it names a preset or a JSON file, which have no weights."""
     return str(model) in list_presets() or Path(model).suffix == ".json"
 
 
@@ -328,6 +332,8 @@ def train_on_corpus(
         "seed": seed,
         "report_to": "none",
         "dataloader_pin_memory": torch.cuda.is_available(),
+        # A GPU takes a batch in less time than its masks take to be drawn.
+        "dataloader_num_workers": int(torch.accelerator.is_available()),
         "use_cpu": not torch.accelerator.is_available(),
         "bf16": precision == "bf16",
         "fp16": precision == "fp16",
@@ -367,4 +373,4 @@ def train_on_corpus(
     return report
 
 
-__all__ = ["check_transfer", "ib_teacher", "pretrain", "train_on_corpus", "transfer_knowledge"]
+__all__ = ["check_transfer", "ib_teacher", "is_architecture", "pretrain", "train_on_corpus", "transfer_knowledge"]
