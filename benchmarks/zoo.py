@@ -1,20 +1,24 @@
 """The zoo's checkpoints: `zoo/`, `configs/catalog.yaml` and `benchmarks/zoo.json`.
 
     python benchmarks/zoo.py make --data-dir DATA --work-dir WORK [--name smbert-sst2]
+    python benchmarks/zoo.py finetune --data-dir DATA --work-dir WORK --name mobilebert-md [--task sst2]
     python benchmarks/zoo.py measure
     python benchmarks/zoo.py show
 
-`make` trains and stages what is missing, and may be killed and called again. `measure` times all checkpoints beside
+`make` trains and stages what is missing, and may be killed and called again. `finetune` fine-tunes a language model to
+tell what it is good for. `measure` times all checkpoints beside
 MiniLM, which their teachers have the shape of, in one process on one thread, language models without their heads; the
 times in the checkpoints' reports and cards are then those, and not what else the machine was doing when they were made.
 """
 
 import json
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 import yaml
+from datasets import Dataset
 from results import Results
 
 import compactbert
@@ -32,6 +36,7 @@ from compactbert.cards import (
 )
 from compactbert.compression import count_macs
 from compactbert.convert import MINILM_ON_HUB, load_pretrained
+from compactbert.data.tasks import load_texts, write_table
 from compactbert.files import write_text
 from compactbert.hub import catalogue_rows, read_catalogue, stage
 from compactbert.provenance import environment
@@ -39,9 +44,52 @@ from compactbert.provenance import environment
 
 RESULTS = Results(__file__)
 ROOT = Path(__file__).parent.parent
-COMPRESS = {"recipe": "smbert-minilm-10k-tokens", "max_train_rows": 20_000}
-# Checkpoint -> the task it is compressed on; `None` for a language model, learned from a teacher on text.
-CHECKPOINTS = {"smbert-sst2": "sst2", "smbert-conll2003": "conll2003", "mobilebert-md-small": None}
+RECIPE = "smbert-minilm-10k-tokens"
+
+
+class Checkpoint(NamedTuple):
+    """
+    How a checkpoint is made.
+
+    Args:
+        recipe: Of `compress` with a `task`, of `transfer` without.
+        task: What it is compressed on.
+        reviews: Whether it is distilled on the sentences of IMDB's reviews before, in place of the recipe's texts.
+        teacher_epochs: Of fine-tuning, in place of the recipe's.
+        max_steps: Of a transfer, in place of the recipe's.
+        adapter_of: The checkpoint that a LoRA adapter is for, in place of all that.
+    """
+
+    recipe: str = RECIPE
+    task: str | None = None
+    reviews: bool = False
+    teacher_epochs: float | None = None
+    max_steps: int | None = None
+    adapter_of: str | None = None
+
+
+CHECKPOINTS = {
+    "smbert": Checkpoint("smbert-minilm-mlm", max_steps=1900),
+    # All of its rows, and sentences of its kind.
+    "smbert-sst2": Checkpoint(task="sst2", reviews=True, teacher_epochs=1),
+    "smbert-qqp": Checkpoint(task="qqp"),
+    "smbert-mnli": Checkpoint(task="mnli"),
+    "smbert-ag-news": Checkpoint(task="ag_news"),
+    "smbert-conll2003": Checkpoint(task="conll2003"),
+    # What a crowded GPU did in four minutes.
+    "smbert-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert"),
+    "smbert-mnli-lora-rte": Checkpoint(task="rte", adapter_of="smbert-mnli"),
+    "mobilebert-md": Checkpoint("mobilebert-md-minilm-gpu", max_steps=300),
+}
+ADAPTER = {"method": "lora", "epochs": 6, "learning_rate": 1e-3}
+# Of all that a transfer measures, what tells a language model's worth.
+PREDICTION = ("mlm_loss", "mlm_accuracy")
+# How language models are fine-tuned to tell their worth.
+FINETUNING = {
+    "sst2": {"epochs": 2, "max_train_rows": 20_000, "learning_rate": 1e-4},
+    "mrpc": {"epochs": 4, "learning_rate": 1e-4},
+    "rte": {"epochs": 4, "learning_rate": 1e-4},
+}
 TEXTS = ("wikipedia_en_recent.txt.gz", "reuters21578.txt.gz", "brown.txt.gz")
 ARCHITECTURES = {"smbert": "SmBERT", "mobilebert_md": "MobileBERT-MD"}
 # Of the Hub, where they will be.
@@ -65,21 +113,80 @@ def make(
         folder = ROOT / "zoo" / checkpoint
         if folder.exists():
             continue
-        made, task = work_dir / checkpoint, CHECKPOINTS[checkpoint]
-        if not made.exists() and task is not None:
-            compactbert.compress("minilm", task, made, data_dir=data_dir, **COMPRESS)
-        elif not made.exists():
-            compactbert.transfer([data_dir / "text" / file for file in TEXTS], made)
-        stage(
-            made, folder, f"{NAMESPACE}/{checkpoint}", dtype="float16", max_shard_size="25MB", base_model=MINILM_ON_HUB
-        )
+        wanted, made = CHECKPOINTS[checkpoint], work_dir / checkpoint
+        if not made.exists():
+            train(wanted, made, data_dir, work_dir)
+        if wanted.adapter_of:
+            base = f"{NAMESPACE}/{wanted.adapter_of}"
+            known = {"license": license_of(MINILM_ON_HUB), "languages": languages_of(MINILM_ON_HUB)}
+            stage(made, folder, f"{NAMESPACE}/{checkpoint}", base_model=base, **known)
+        else:
+            options = {"dtype": "float16", "max_shard_size": "24MB", "base_model": MINILM_ON_HUB}
+            stage(made, folder, f"{NAMESPACE}/{checkpoint}", **options)
     write_catalogue()
+
+
+def train(wanted: Checkpoint, made: Path, data_dir: Path, work_dir: Path) -> None:
+    if wanted.adapter_of:
+        base = ROOT / "zoo" / wanted.adapter_of
+        compactbert.adapt(base, wanted.task, made, data_dir=data_dir, **ADAPTER)
+    elif wanted.task is not None:
+        compactbert.compress(
+            "minilm", wanted.task, made, data_dir=data_dir, recipe=recipe_of(wanted, data_dir, work_dir)
+        )
+    else:
+        texts = [data_dir / "text" / file for file in TEXTS]
+        options = {"recipe": wanted.recipe, "max_steps": wanted.max_steps, "corpus": work_dir / "corpus"}
+        compactbert.transfer(texts, made, **options)
+        teacher = json.loads(made.with_name(f"{made.name}-teacher").joinpath("metrics.json").read_text())["metrics"]
+        RESULTS.record(("teachers", made.name), {metric: teacher[metric] for metric in PREDICTION})
+
+
+@app.command()
+def finetune(
+    data_dir: Annotated[Path, typer.Option()],
+    work_dir: Annotated[Path, typer.Option()],
+    name: Annotated[str, typer.Option()],
+    task: Annotated[list[str], typer.Option()] = list(FINETUNING),  # noqa: B006
+):
+    """What a language model of the zoo is good for."""
+    for key in task:
+        if RESULTS.found("finetuned", name, key):
+            continue
+        output = work_dir / f"{name}-{key}"
+        if not output.exists():
+            compactbert.finetune(ROOT / "zoo" / name, key, output, data_dir=data_dir, seed=1, **FINETUNING[key])
+        RESULTS.record(("finetuned", name, key), json.loads((output / "metrics.json").read_text())["metrics"])
+
+
+def recipe_of(checkpoint: Checkpoint, data_dir: Path, work_dir: Path) -> dict:
+    """The recipe with what the checkpoint has in place of it."""
+    recipe = yaml.safe_load((ROOT / "configs" / "recipes" / f"{checkpoint.recipe}.yaml").read_text())
+    for (kind, settings), *_ in (step.items() for step in recipe["stages"]):
+        if kind == "finetune" and checkpoint.teacher_epochs:
+            settings["epochs"] = checkpoint.teacher_epochs
+        if "texts" in settings and checkpoint.reviews:
+            settings["texts"] = str(sentences_of(data_dir / "imdb_10k", work_dir / "imdb"))
+            settings |= {"name": "distillation on sentences of IMDB's reviews", "text_rows": 100_000}
+    return recipe
+
+
+def sentences_of(task: Path, folder: Path) -> Path:
+    """The sentences of a task's texts, a row each."""
+    if not folder.exists():
+        (texts,) = load_texts(str(task))
+        sentences = [part for text in texts for part in re.split(r"(?<=[.!?])\s+", text) if len(part.split()) > 2]
+        folder.mkdir(parents=True)
+        write_table(Dataset.from_dict({"text": sentences}), folder / "train.parquet")
+    return folder
 
 
 @app.command()
 def measure():
     models = {TEACHER: load_pretrained("minilm", "ForSequenceClassification")[0]}
     for folder in folders():
+        if CHECKPOINTS[folder.name].adapter_of:
+            continue  # Its base is here.
         head = Folder.read(folder).head
         models[folder.name] = load_pretrained(folder, "" if head in LANGUAGE_MODELS else head)[0]
     latency = measure_latency(models, SHAPES)
@@ -114,37 +221,54 @@ def speedup(latency: dict, name: str) -> dict[str, float]:
 
 def publication(folder: Path) -> Publication:
     of_base = license_of(MINILM_ON_HUB), languages_of(MINILM_ON_HUB)
-    return Publication(f"{NAMESPACE}/{folder.name}", *of_base, base_model=MINILM_ON_HUB)
+    base = CHECKPOINTS[folder.name].adapter_of
+    return Publication(
+        f"{NAMESPACE}/{folder.name}", *of_base, base_model=f"{NAMESPACE}/{base}" if base else MINILM_ON_HUB
+    )
 
 
 def write_catalogue() -> None:
     """A row per folder, from what lies in it."""
     rows, latency = {}, (RESULTS.read() or {}).get("latency", {})
     for folder in folders():
-        read, publisher = Folder.read(folder), publication(folder)
-        teacher = teacher_point(read.record)["metrics"] if "points" in read.record else {}
+        read, publisher, base = Folder.read(folder), publication(folder), CHECKPOINTS[folder.name].adapter_of
+        scores = read.scores
+        teacher = {}
+        if "points" in read.record:
+            points = teacher_point(read.record)["metrics"]
+            teacher = {metric: found["values"][0] for metric, found in points.items()}
+        elif read.task is None:
+            scores = {metric: scores[metric] for metric in PREDICTION}
+            teacher = RESULTS.found("teachers", folder.name) or {}
         rows[folder.name] = {
             "repo_id": publisher.repo_id,
-            "architecture": ARCHITECTURES[read.config.model_type],
-            "base": MINILM_ON_HUB,
+            "architecture": "LoRA adapter" if read.config is None else ARCHITECTURES[read.config.model_type],
+            "base": publisher.base_model,
             "task": read.task or "masked language model",
             "license": publisher.license,
             "languages": list(publisher.languages),
             "parameters": sum(count for count, _ in read.tensors.values()),
             "bytes": sum(size for _, size in read.tensors.values()),
-            "scores": {name: round(value, 4) for name, value in read.scores.items()},
-            "teacher_scores": {name: round(found["values"][0], 4) for name, found in teacher.items()},
+            "scores": {metric: round(value, 4) for metric, value in scores.items()},
+            "teacher_scores": {metric: round(value, 4) for metric, value in teacher.items()},
             "speedup": {k: round(v, 2) for k, v in speedup(latency, folder.name).items()},
             "measured_by": "benchmarks/zoo.py",
         }
+        if base:
+            rows[folder.name]["adapter_of"] = publisher.base_model
     head = "# The zoo, a row per checkpoint. Written by benchmarks/zoo.py; README.md shows it.\n"
     write_text(ROOT / "configs" / "catalog.yaml", head + yaml.safe_dump(rows, sort_keys=False))
     read_catalogue()
 
 
 def render(results: dict) -> str:
-    """The README's table."""
-    return markdown_table(*catalogue_rows(read_catalogue()))
+    """The README's tables: the catalogue, and how good the language models are when they are fine-tuned."""
+    rows = [
+        (name, *(f"{found[task]['accuracy']:.3f}" if task in found else "" for task in FINETUNING))
+        for name, found in results.get("finetuned", {}).items()
+    ]
+    tables = [catalogue_rows(read_catalogue())] + [(("fine-tuned, accuracy", *FINETUNING), rows)] * bool(rows)
+    return "\n\n".join(markdown_table(*table) for table in tables)
 
 
 @app.command()
