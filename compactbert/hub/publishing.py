@@ -72,6 +72,17 @@ def push(
         ValueError: if the folder holds what does not belong in a repository, or arguments contradict each other.
         PermissionError: if there is no access token, or it does not allow this.
         ConnectionError: if the Hub cannot be reached, or refuses; what it says and what to do is in the message.
+
+    Example:
+
+    ```python
+    >>> from compactbert.hub import push
+
+    >>> report = push("my-space", "me/my-space", dry_run=True)
+    >>> report["repo_type"], [file["path"] for file in report["files"]]
+    ('space', ['README.md', 'app.py', 'requirements.txt'])
+
+    ```
     """
     folder = Path(folder)
     kind = kind_of(folder)
@@ -162,6 +173,17 @@ def publish(
 
     Raises:
         ValueError, PermissionError, ConnectionError: as [`stage`] and [`push`].
+
+    Example:
+
+    ```python
+    >>> from compactbert.hub import publish
+
+    >>> report = publish("my-space", "me/my-space", models=["me/my-model"], dry_run=True)
+    >>> report["kind"], report["repo_type"]
+    ('space', 'space')
+
+    ```
     """
     if output_dir is not None:
         check_free(Path(output_dir))

@@ -56,6 +56,19 @@ def predict_logits(
 
     Returns:
         Per row, in the order of `features`: float32 logits of shape `(num_labels,)`, or `(tokens, num_labels)`.
+
+    Example:
+
+    ```python
+    >>> from compactbert.data import encode_texts
+    >>> from compactbert.inference import load_for_inference, predict_logits
+
+    >>> model, tokenizer = load_for_inference("my-model", "ForSequenceClassification")
+    >>> features, _, _ = encode_texts([["A good film.", "Dull."]], tokenizer, max_length=32)
+    >>> [logits.shape for logits in predict_logits(model, tokenizer, features)]
+    [(2,), (2,)]
+
+    ```
     """
     was_training = model.training
     model.eval()
@@ -115,6 +128,17 @@ def predict(
 
     Raises:
         ValueError: if the model or the input cannot be read, the input is empty or not UTF-8, or a column is missing.
+
+    Example:
+
+    ```python
+    >>> import compactbert
+
+    >>> rows = compactbert.predict("my-model", ["A warm, funny film.", "Dull."])
+    >>> [sorted(row) for row in rows]
+    [['label', 'score', 'text'], ['label', 'score', 'text']]
+
+    ```
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
@@ -142,7 +166,19 @@ def load_for_inference(
     model: str | Path, head: str, trust_remote_code: bool = False, runtime: Runtime = "torch"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """As [`~compactbert.convert.load_pretrained`], but an untrained head is refused, an adapter comes on its base, and
-    the model computes in a runtime; on an accelerator if there is, but for ONNX."""
+    the model computes in a runtime; on an accelerator if there is, but for ONNX.
+
+    Example:
+
+    ```python
+    >>> from compactbert.inference import load_for_inference
+
+    >>> model, tokenizer = load_for_inference("my-model", "ForSequenceClassification", runtime="fused")
+    >>> type(model).__name__
+    'FusedSmBertForSequenceClassification'
+
+    ```
+    """
     loaded: Any
     if runtime not in get_args(Runtime):
         raise ValueError(f"`runtime` must be one of {get_args(Runtime)}, got {runtime!r}.")

@@ -80,6 +80,17 @@ def compress(
     Raises:
         ValueError: if an argument or the recipe is wrong, the model or task cannot be read, or `<output_dir>.partial`
             belongs to a run with other arguments.
+
+    Example:
+
+    ```python
+    >>> import compactbert
+
+    >>> report = compactbert.compress("my-bert", "reviews.csv", "small", recipe="demo", max_steps=8, shapes=["1x16"])
+    >>> [point["name"] for point in report["points"] if point["kind"] == "stage"]
+    ['teacher', 'prune', 'SmBERT']
+
+    ```
     """
     settings = {name: value for name, value in locals().items() if name != "task_options"} | task_options
     output_dir = Path(output_dir).absolute()

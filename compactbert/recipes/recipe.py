@@ -28,6 +28,17 @@ class Recipe:
         stages (tuple of [`Stage`]): From the given model to the result.
         baselines (`dict` of name to tuple of [`Stage`]): Other ways, which start from the output of the last stage that
             did not make the model smaller.
+
+    Example:
+
+    ```python
+    >>> from compactbert.recipes import load_recipe
+
+    >>> recipe = load_recipe({"name": "mine", "stages": ["finetune", {"prune": {"every": 2}}, "distill"]})
+    >>> [stage.name for stage in recipe.stages]
+    ['finetune', 'prune', 'distill']
+
+    ```
     """
 
     name: str
@@ -49,7 +60,18 @@ def epochs_of(stage: Stage) -> float:
 
 
 def list_recipes(folder: str = "recipes") -> list[str]:
-    """Names of the shipped recipes of [`~compactbert.compress`], or of `"transfer"`."""
+    """Names of the shipped recipes of [`~compactbert.compress`], or of `"transfer"`.
+
+    Example:
+
+    ```python
+    >>> from compactbert.recipes import list_recipes
+
+    >>> "smbert-minilm" in list_recipes(), "mobilebert-paper" in list_recipes("transfer")
+    (True, True)
+
+    ```
+    """
     shipped = files("compactbert.configs").joinpath(folder)
     return sorted(file.name.removesuffix(".yaml") for file in shipped.iterdir() if file.name.endswith(".yaml"))
 
@@ -61,6 +83,16 @@ def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
     Raises:
         ValueError: if there is no such recipe, it is not YAML, a stage or setting is unknown, or the stages cannot
             follow each other; naming the stage.
+
+    Example:
+
+    ```python
+    >>> from compactbert.recipes import load_recipe
+
+    >>> load_recipe("smbert-paper").stages[0].kind
+    'finetune'
+
+    ```
     """
     if isinstance(recipe, Recipe):
         return recipe

@@ -37,6 +37,17 @@ class TransferRecipe:
         teacher (`dict`): How the teacher is made: `ib_teacher` or `pretrain`, with its arguments.
         student (`str`): A preset, a JSON file of an architecture, or a folder.
         transfer (`dict`): Arguments of [`~compactbert.training.transfer_knowledge`].
+
+    Example:
+
+    ```python
+    >>> from compactbert.recipes import load_transfer_recipe
+
+    >>> recipe = load_transfer_recipe("mobilebert-md-minilm")
+    >>> list(recipe.teacher)
+    ['ib_teacher']
+
+    ```
     """
 
     name: str
@@ -53,6 +64,16 @@ def load_transfer_recipe(recipe: str | Path | Mapping[str, Any]) -> TransferReci
 
     Raises:
         ValueError: if there is no such recipe, it is not YAML, or a key or setting is missing or unknown.
+
+    Example:
+
+    ```python
+    >>> from compactbert.recipes import load_transfer_recipe
+
+    >>> load_transfer_recipe("mobilebert-paper").transfer["max_steps"] > 500_000
+    True
+
+    ```
     """
     data = recipe if isinstance(recipe, Mapping) else read_recipe(recipe, "transfer")
     source = str(data.get("name", "the given recipe") if isinstance(recipe, Mapping) else recipe)
@@ -143,6 +164,25 @@ def transfer(
     Raises:
         ValueError: if an argument or the recipe is wrong, or text, teacher and student do not fit each other.
         FloatingPointError: if a loss is not finite, see [`~compactbert.training.PretrainingTrainer`].
+
+    Example:
+
+    ```python
+    >>> import compactbert
+
+    >>> recipe = {
+    ...     "corpus": {"sequence_length": 32, "held_out": 0},
+    ...     "teacher": {
+    ...         "ib_teacher": {"model": "my-bert", "feature_map_size": 64, "embedding_size": 32, "max_steps": 2}
+    ...     },
+    ...     "student": "student.json",
+    ...     "transfer": {"max_steps": 8},
+    ... }
+    >>> report = compactbert.transfer("texts.txt", "my-mobilebert", recipe=recipe)
+    >>> report["steps"]
+    8
+
+    ```
     """
     given = {name: value for name, value in locals().items() if value is not None}
     loaded = load_transfer_recipe(recipe)

@@ -85,6 +85,17 @@ def adapt(
     Raises:
         ValueError: as [`finetune`]; for a method or options that there are not, that do not fit the model or the task,
             or for `merge` with a method that cannot be merged.
+
+    Example:
+
+    ```python
+    >>> import compactbert
+
+    >>> report = compactbert.adapt("my-model", "reviews.csv", "reviews-lora", method="lora", options={"r": 2}, epochs=1)
+    >>> report["parameters"]["trainable"] < report["parameters"]["full"]
+    True
+
+    ```
     """
     methods, options = method.split("+"), dict(options or {})
     for name in methods:

@@ -79,6 +79,17 @@ max_length, warmup, precision, seed, trust_remote_code:
     Raises:
         ValueError: if an argument is out of range, the model or task cannot be read, the method does not fit the task
             or the model, a library is missing, or `output_dir` is taken.
+
+    Example:
+
+    ```python
+    >>> from compactbert.training import train_embeddings
+
+    >>> report = train_embeddings("my-bert", "reviews.csv", "my-embeddings", method="simcse", max_steps=2)
+    >>> report["method"], report["steps"]
+    ('simcse', 2)
+
+    ```
     """
     settings: dict[str, Any] = {
         name: str(value) if isinstance(value, Path) else value for name, value in locals().items()

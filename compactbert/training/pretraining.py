@@ -43,6 +43,16 @@ class PretrainingConfig(TrainingArguments):
 
     Raises:
         ValueError: for another optimizer or part.
+
+    Example:
+
+    ```python
+    >>> from compactbert.training import PretrainingConfig
+
+    >>> PretrainingConfig(output_dir="run", max_steps=1000, trained="head").optimizer
+    'adamw'
+
+    ```
     """
 
     optimizer: str = field(default="adamw", metadata={"help": "adamw or lamb."})
@@ -77,6 +87,21 @@ class PretrainingTrainer(ResumableTrainer):
         ValueError: if the model has no language modelling head.
         FloatingPointError: in training, if the loss is not finite, with the step, the samples of the batch and the
             last checkpoint.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.data import Corpus, PretrainingCollator
+    >>> from compactbert.training import PretrainingConfig, PretrainingTrainer
+
+    >>> model, tokenizer = load_pretrained("my-bert", "ForPreTraining")
+    >>> args = PretrainingConfig(output_dir="run", max_steps=2, report_to="none")
+    >>> rows, collator = Corpus.open("my-corpus").train, PretrainingCollator(tokenizer)
+    >>> PretrainingTrainer(model, args, train_dataset=rows, data_collator=collator).train().global_step
+    2
+
+    ```
     """
 
     _tag_names = ("compactbert", "pretraining")
@@ -281,6 +306,19 @@ def measure_pretraining(
 
     Returns:
         `dict`: `mlm_loss` (nats per masked token), `mlm_accuracy`, and `nsp_accuracy` where samples have such labels.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.data import Corpus, PretrainingCollator
+    >>> from compactbert.training import measure_pretraining
+
+    >>> model, tokenizer = load_pretrained("my-bert", "ForPreTraining")
+    >>> sorted(measure_pretraining(model, Corpus.open("my-corpus").train, PretrainingCollator(tokenizer)))
+    ['mlm_accuracy', 'mlm_loss', 'nsp_accuracy']
+
+    ```
     """
     model.eval()
     sums = {"mlm_loss": 0.0, "mlm_accuracy": 0.0, "nsp_accuracy": 0.0}
