@@ -8,8 +8,7 @@ from families import build
 
 import compactbert
 from compactbert.inference import export, export_onnx
-from compactbert.inference.onnx import OnnxClassifier
-from compactbert.inference.onnx import FILES
+from compactbert.inference.onnx import FILES, OnnxClassifier
 
 
 FAMILIES = ("mobilebert_md-stages", "smbert-uneven")

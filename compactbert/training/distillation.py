@@ -108,7 +108,7 @@ class DistillationConfig(TrainingArguments):
     ```python
     >>> from compactbert.training import DistillationConfig
 
-    >>> config = DistillationConfig(output_dir="run", temperature=2.0, hidden_state_weight=0.5, layer_map=[[1, 2], [2, 4]])
+    >>> config = DistillationConfig(output_dir="run", hidden_state_weight=0.5, layer_map=[[1, 2], [2, 4]])
     >>> config.kd_loss_weight
     5.0
 

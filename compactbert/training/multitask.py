@@ -88,8 +88,8 @@ class TaskBatchSampler(torch.utils.data.Sampler[int]):
     ```python
     >>> from compactbert.training import TaskBatchSampler
 
-    >>> tasks = ["mrpc", "sst2", "mrpc", "sst2"]
-    >>> [tasks[row] for row in TaskBatchSampler(tasks, batch_size=2)] in (tasks[::2] + tasks[1::2], tasks[1::2] + tasks[::2])
+    >>> rows = list(TaskBatchSampler(["mrpc", "sst2", "mrpc", "sst2"], batch_size=2))
+    >>> sorted(rows[:2]) in ([0, 2], [1, 3])
     True
 
     ```
