@@ -3,7 +3,6 @@
 import doctest
 import importlib
 import inspect
-import json
 import os
 import shutil
 import sys
@@ -14,9 +13,6 @@ from tqdm.auto import tqdm
 import compactbert
 import modeling_mobilebert_md
 import modeling_smbert
-from compactbert.data import build_corpus
-from compactbert.training import ib_teacher
-from modeling_smbert import SmBertConfig, SmBertForPreTraining
 
 
 MODULES = [compactbert, *(getattr(compactbert, name) for name in compactbert._MODULES)]
@@ -33,44 +29,6 @@ for package, name in ((modeling_mobilebert_md, "MobileBertMdConfig"), (modeling_
     PUBLIC[f"{package.__name__}.{name}"] = getattr(package, name)
 # The demo takes minutes: `test_readme.py` runs a short one. TensorFlow's checkpoint is not there.
 ELSEWHERE = ("compactbert.recipes.demonstration.demo", "compactbert.convert.tf1.from_tf1")
-SPACE = "---\ntitle: Reviews\nsdk: gradio\nsdk_version: 6.31.0\napp_file: app.py\nlicense: apache-2.0\n---\n"
-STUDENT = {
-    "model_type": "mobilebert_md",
-    "hidden_size": 64,
-    "embedding_size": 32,
-    "intra_bottleneck_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_position_embeddings": 64,
-}
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory, minilm_tokenizer):
-    """What the examples find where they run: tiny models, a table, texts, a Space."""
-    with pytest.MonkeyPatch.context() as patch:
-        home = tmp_path_factory.mktemp("home")
-        patch.chdir(home)
-        sizes = {"num_hidden_layers": 4, "hidden_size": 64, "num_attention_heads": 4, "attention_head_size": 16}
-        config = SmBertConfig(
-            **sizes, vocab_size=len(minilm_tokenizer), intermediate_size=128, max_position_embeddings=64
-        )
-        SmBertForPreTraining(config).save_pretrained("my-bert")
-        minilm_tokenizer.save_pretrained("my-bert")
-        rows = [f"the film is {'good' if i % 2 else 'bad'} {i % 7},{'pos' if i % 2 else 'neg'}" for i in range(60)]
-        (home / "reviews.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
-        (home / "texts.txt").write_text("\n\n".join(f"This is text {i}. Here is its end." for i in range(40)))
-        (home / "student.json").write_text(json.dumps(STUDENT))
-        compactbert.finetune("my-bert", "reviews.csv", "my-model", epochs=1, max_length=32)
-        compactbert.adapt("my-model", "reviews.csv", "my-adapter", epochs=1, max_length=32)
-        build_corpus("texts.txt", minilm_tokenizer, "my-corpus", sequence_length=32, held_out=0)
-        ib_teacher("my-bert", "my-corpus", "my-teacher", feature_map_size=64, embedding_size=32, max_steps=1)
-        (home / "my-space").mkdir()
-        (home / "my-space" / "README.md").write_text(SPACE)
-        (home / "my-space" / "app.py").write_text("import gradio\n")
-        (home / "my-space" / "requirements.txt").write_text("transformers>=5.20\n")
-    return home
 
 
 @pytest.mark.parametrize("name", sorted(PUBLIC))
