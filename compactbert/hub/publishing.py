@@ -1,18 +1,18 @@
 """From a complete folder to a repository on the Hub, in one commit."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from filelock import FileLock
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, cached_assets_path
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import RevisionNotFoundError
 
 from ..cards import Folder
-from ..files import check_free
+from ..files import check_free, new_folder
 from .contents import check_contents, front_matter, kind_of, list_contents
 from .staging import stage
 
@@ -192,8 +192,8 @@ def publish(
         if base is not None:
             with clear_errors(base):
                 base_revision = HfApi().model_info(base).sha
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "staged"
+    with _scratch_folder(repo_id) as scratch:
+        folder = scratch / "staged"
         staged = stage(
             source,
             folder,
@@ -210,8 +210,23 @@ def publish(
         pushed = push(folder, repo_id, dry_run=dry_run, **push_options)
         # Now, so that what failed before can be given again.
         if output_dir is not None:
-            shutil.copytree(folder, output_dir, dirs_exist_ok=True)
+            with new_folder(Path(output_dir)) as partial:
+                shutil.copytree(folder, partial, dirs_exist_ok=True)
     return pushed | {"kind": staged["kind"], "difference": staged["difference"]}
+
+
+@contextmanager
+def _scratch_folder(repo_id: str) -> Iterator[Path]:
+    """An empty folder for one repository at a time, which goes afterwards. Not a temporary one: what a killed process
+    leaves in it, the same command finds and removes."""
+    folder = cached_assets_path("compactbert", namespace=repo_id)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_tag(api: HfApi, of: dict[str, Any], tag: str, commit: str) -> None:
