@@ -14,7 +14,7 @@ from ..convert import resolve_model
 from ..evaluation import evaluate
 from ..files import check_free
 from ..provenance import command_line, public_settings
-from ..training.run import open_work_dir, work_dir_of
+from ..training.run import end_moved_run, open_work_dir, work_dir_of
 from .checks import check_data, check_model
 from .recipe import TASK_SETTINGS, Recipe, check_order, epochs_of, first_shrinking, load_recipe
 from .report import build_report, write_plot
@@ -108,10 +108,10 @@ def compress(
     check_order(stages, f"the recipe {loaded.name!r}", finetuned, skipped)
     source = resolve_model(model)
     work_dir = work_dir_of(output_dir)
-    if (output_dir / "report.json").is_file() and work_dir.is_dir() and not (work_dir / "finished").exists():
-        # Killed after the result had been moved to its place.
-        shutil.rmtree(work_dir)
-        return json.loads((output_dir / "report.json").read_text())
+    settings["recipe"] = _as_data(stages, loaded.baselines)
+    settings = json.loads(json.dumps(settings, default=str))
+    if (earlier := end_moved_run(output_dir, "report.json", settings)) is not None:
+        return earlier
     check_free(output_dir)
     chains = [stages, *((*stages[: first_shrinking(stages)], *items) for items in loaded.baselines.values())]
     loaded_task = check_data(task, chains, data_dir, **task_options)
@@ -121,8 +121,6 @@ def compress(
         # Now, so that a model without a trained head is refused before anything else.
         length = stages[-1].settings.get("max_length", 128)
         given_scores = evaluate(source, task=loaded_task, max_length=length, trust_remote_code=trust_remote_code)
-    settings["recipe"] = _as_data(stages, loaded.baselines)
-    settings = json.loads(json.dumps(settings, default=str))
     compared = {name: value for name, value in settings.items() if name not in MAY_CHANGE}
     open_work_dir(work_dir, compared, unfinished=any(work_dir.glob("seed-*")))
 

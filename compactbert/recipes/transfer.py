@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..data import build_corpus
 from ..files import check_free, write_figure, write_text
 from ..provenance import command_line, public_settings
 from ..training import ib_teacher, pretrain, transfer_knowledge
+from ..training.run import work_dir_of
 from ..training.text import check_transfer, train_on_corpus
 from .recipe import read_recipe
 
@@ -201,6 +203,9 @@ def transfer(
     corpus_dir = Path(corpus or output_dir.with_name(f"{output_dir.name}-corpus"))
     ((kind, settings),) = loaded.teacher.items()
     has_teacher = teacher_dir.is_dir() and any(teacher_dir.iterdir())
+    if has_teacher:
+        # Of a run that was killed when its teacher had come to its place.
+        shutil.rmtree(work_dir_of(teacher_dir), ignore_errors=True)
     _check_student(loaded, options)
     if kind == "ib_teacher":
         tokenizer = settings["model"]
@@ -241,6 +246,7 @@ def _finish(
     report |= {"recipe": {"name": recipe.name, "description": recipe.description}}
     if isinstance(given["recipe"], str | Path):
         report["command"] = command_line(transfer, public_settings(given))
+    shutil.rmtree(work_dir_of(output_dir), ignore_errors=True)
     write_text(output_dir / "metrics.json", json.dumps(report, indent=2) + "\n")
     write_text(output_dir / "README.md", render_card(output_dir))
     return report

@@ -19,7 +19,7 @@ from transformers import (
 
 from ..convert import load_pretrained
 from ..data import Corpus, PretrainingCollator
-from ..files import check_free
+from ..files import check_free, told_of_full_disk
 from ..presets import list_presets, load_preset
 from ..provenance import environment, public_settings
 from .distillation import check_same_tokenizer
@@ -373,7 +373,8 @@ def train_on_corpus(
             open_work_dir(work_dir, settings, unfinished=last_complete_checkpoint(work_dir) is not None)
     clock = StepClock()
     trainer.add_callback(clock)
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(work_dir))
+    with told_of_full_disk(work_dir):
+        trainer.train(resume_from_checkpoint=last_complete_checkpoint(work_dir))
     trained = trainer.student
     held_out = data.held_out or data.train
     held_out.set_epoch(0)
