@@ -40,7 +40,7 @@ JOBS = {
 }
 # Runs commands as they come, each in a process and a terminal of its own; the libraries are loaded once for all.
 RUNNER = """
-import fcntl, json, os, pty, select, signal, struct, sys, termios, time
+import fcntl, json, os, pty, select, signal, struct, sys, tempfile, termios, time
 del os.environ["TQDM_DISABLE"]
 from compactbert import adapters, hub, recipes, training
 from compactbert.cli import app
@@ -50,7 +50,8 @@ for line in sys.stdin:
     process, terminal = pty.fork()
     if process == 0:
         os.chdir(call["folder"])
-        os.environ["TMPDIR"] = call["temporary"]
+        # For its processes, and for itself.
+        os.environ["TMPDIR"] = tempfile.tempdir = call["temporary"]
         try:
             app(call["arguments"])
         except SystemExit as error:
