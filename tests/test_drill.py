@@ -151,8 +151,8 @@ def check(job: str, folder: Path, expected: dict[str, str], hub, name: str) -> N
         assert published(hub, name) == published(hub, "whole")
 
 
-@pytest.mark.parametrize("moment", range(MOMENTS))
 @pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("moment", range(MOMENTS))
 def test_killed_at_any_moment(job, moment, run, whole, home, hub, tmp_path):
     expected, seconds = whole(job)
     name = f"killed-{moment}"
