@@ -1,7 +1,7 @@
 """Other libraries' encoders as ours, and back: transformers' classes, TensorFlow 1's checkpoints."""
 
 from .encoders import (
-    FAMILIES,
+    CONVERTIBLE,
     MINILM_ON_HUB,
     Checkpoint,
     from_transformers,
@@ -15,7 +15,7 @@ from .tf1 import from_tf1, tf1_variables
 
 
 __all__ = [
-    "FAMILIES",
+    "CONVERTIBLE",
     "MINILM_ON_HUB",
     "Checkpoint",
     "from_tf1",

@@ -129,7 +129,7 @@ class Family(NamedTuple):
     renames: dict[str, str] = {}
 
 
-FAMILIES = {
+CONVERTIBLE = {
     "bert": Family("Bert", "SmBert", modeling_smbert, _adapt_bert),
     "distilbert": Family("DistilBert", "SmBert", modeling_smbert, _adapt_distilbert, DISTILBERT_KEYS),
     "mobilebert": Family("MobileBert", "MobileBertMd", modeling_mobilebert_md, _adapt_mobilebert),
@@ -169,10 +169,10 @@ def from_transformers(model: PreTrainedModel) -> PreTrainedModel:
     ```
     """
     config, name = model.config, type(model).__name__
-    family = FAMILIES.get(config.model_type)
+    family = CONVERTIBLE.get(config.model_type)
     target_class = getattr(family.package, name.replace(family.source, family.target, 1), None) if family else None
     if family is None or target_class is None:
-        models = (f"`{family.source}Model`" for family in FAMILIES.values())
+        models = (f"`{family.source}Model`" for family in CONVERTIBLE.values())
         raise ValueError(
             f"Cannot convert {name}: expected transformers' {', '.join(models)} or one of their heads "
             f"(`ForPreTraining`, `ForMaskedLM`, `ForNextSentencePrediction`, `ForSequenceClassification`, "
@@ -459,9 +459,9 @@ def load_checkpoint(
     if "pre_classifier.weight" in info["missing_keys"] and config.model_type == "distilbert":
         loaded = _with_new_head(from_transformers(loaded.base_model), head)
         untrained = [name for name in loaded.state_dict() if ".pooler." in name or name.startswith("classifier.")]
-    elif config.model_type in FAMILIES:
+    elif config.model_type in CONVERTIBLE:
         loaded = from_transformers(loaded)
-        untrained = [_rename(name, FAMILIES[config.model_type].renames) for name in untrained]
+        untrained = [_rename(name, CONVERTIBLE[config.model_type].renames) for name in untrained]
     return Checkpoint(loaded, tokenizer, frozenset(untrained))
 
 
@@ -473,6 +473,8 @@ def _with_new_head(base: PreTrainedModel, head: str) -> PreTrainedModel:
 
 
 __all__ = [
+    "CONVERTIBLE",
+    "MINILM_ON_HUB",
     "Checkpoint",
     "from_transformers",
     "load_checkpoint",

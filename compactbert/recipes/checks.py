@@ -8,7 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
 from ..benchmark import Shape
-from ..convert import FAMILIES as CONVERTIBLE
+from ..convert import CONVERTIBLE
 from ..data import Task, load_task, load_texts
 from ..structure import FAMILIES
 from .recipe import TASK_SETTINGS

@@ -20,7 +20,7 @@ from transformers import (
 
 from ..adapters import adapter_config, get_peft_model
 from ..adapters.loading import fingerprint
-from ..convert import FAMILIES, MINILM_ON_HUB, resolve_model
+from ..convert import CONVERTIBLE, MINILM_ON_HUB, resolve_model
 from ..structure import ADAPTER_HEADS
 from .run import Precision, ResumableTrainer, TrainingRun, save_folder, train_on_task
 
@@ -152,7 +152,7 @@ def adapt(
             save_folder(_merged(adapted, method), tokenizer, report, folder)
         else:
             source = AutoConfig.from_pretrained(resolve_model(model), trust_remote_code=trust_remote_code)
-            renamed = source.model_type in FAMILIES and FAMILIES[source.model_type].renames
+            renamed = source.model_type in CONVERTIBLE and CONVERTIBLE[source.model_type].renames
             alone = not renamed and _loads_without_package(adapted)
             report["needs_package"] = not alone
             # PEFT would look for a changed vocabulary in the base's configuration, which may be of another family.
