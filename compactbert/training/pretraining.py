@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
+from ..data import IGNORED_LABEL
 from ..structure import layers_of
 from .losses import pretraining_distillation_loss
 from .run import ResumableTrainer
@@ -146,7 +147,7 @@ class PretrainingTrainer(ResumableTrainer):
     ) -> dict[str, Tensor]:
         """The loss by its parts: `mlm`, and `nsp` where `continues` (the next sentence labels) is given."""
         self.train_parts({EMBEDDINGS, *range(len(layers_of(self.student))), HEAD} if self.trains_all else {HEAD})
-        masked = labels != -100
+        masked = labels != IGNORED_LABEL
         with narrowed(self.student, positions=masked):
             outputs = model(**inputs)
         return self.prediction_parts(outputs, None, labels[masked], continues, 1.0, 1.0)
@@ -326,7 +327,7 @@ def measure_pretraining(
     for batch in tqdm(batches_of(dataset, collator, batch_size), desc="Measuring"):
         batch = {name: tensor.to(model.device) for name, tensor in batch.items() if name != "sample_id"}
         labels, continues = batch.pop("labels"), batch.pop("next_sentence_label", None)
-        masked = labels != -100
+        masked = labels != IGNORED_LABEL
         with narrowed(model, positions=masked):
             outputs = model(**batch)
         logits = outputs["prediction_logits" if "prediction_logits" in outputs else "logits"].float()

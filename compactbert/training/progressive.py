@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ..data import IGNORED_LABEL
 from ..structure import ATTENTION_DROPOUT, layer_shapes, layers_of
 from .losses import Variant, attention_transfer_loss, feature_map_transfer_loss
 from .pretraining import (
@@ -278,7 +279,7 @@ class ProgressiveTransferTrainer(PretrainingTrainer):
             self._enter(stage)
         compares = args.feature_map_transfer_weight or args.attention_transfer_weight
         layers = stage.layers if compares else ()
-        positions = labels != -100 if stage.distillation else None
+        positions = labels != IGNORED_LABEL if stage.distillation else None
         depth = None if stage.distillation else max(stage.layers)
         student_request, teacher_request = self._requests(layers)
         with narrowed(self.student, depth, positions):
