@@ -161,3 +161,6 @@ def data_collator(task: Task, tokenizer: PreTrainedTokenizerBase) -> Callable:
     if task.problem == "token_classification":
         return DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED_LABEL)
     return DataCollatorWithPadding(tokenizer)
+
+
+__all__ = ["IGNORED_LABEL", "data_collator", "encode_task", "encode_texts", "first_words", "length_limit"]

@@ -104,3 +104,6 @@ def score_logits(task: Task, logits: Any, labels: Any) -> dict[str, float]:
     if task.problem == "multi_label_classification":
         return compute_metrics(task.metrics, (stacked > 0).astype(int), np.asarray(labels).astype(int))
     return compute_metrics(task.metrics, stacked.argmax(-1), np.asarray(labels))
+
+
+__all__ = ["METRICS", "compute_metrics", "score_logits"]
