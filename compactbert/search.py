@@ -259,16 +259,16 @@ def search(
     return result
 
 
-def table_rows(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def layout_rows(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The layouts of a search as a header and rows of text.
 
     Example:
 
     ```python
-    >>> from compactbert.search import search, table_rows
+    >>> from compactbert.search import layout_rows, search
 
     >>> result = search(parameters=4.5e6, num_layers=2, num_stages=[1], shapes=[(1, 16)], limit=1, rounds=3)
-    >>> table_rows(result)[0]
+    >>> layout_rows(result)[0]
     ('stages', 'heads', 'FFNs', 'parameters', 'GMACs', 'ms 1x16')
 
     ```
@@ -362,4 +362,4 @@ def _config(*layout: Any) -> MobileBertMdConfig:
         raise ValueError(f"A layout is not a possible architecture: {error}") from error
 
 
-__all__ = ["Layout", "measure_layouts", "search", "search_layouts", "table_rows", "write_plot"]
+__all__ = ["Layout", "layout_rows", "measure_layouts", "search", "search_layouts", "write_plot"]

@@ -178,8 +178,8 @@ def search(
     """List the MobileBERTs (stages, widths, heads, FFNs) that a budget buys, and how fast they are."""
     with friendly_errors():
         from compactbert.benchmark import parse_shape
+        from compactbert.search import layout_rows
         from compactbert.search import search as search_layouts
-        from compactbert.search import table_rows
 
         shapes = [parse_shape(text) for text in shape]
         result = search_layouts(
@@ -191,7 +191,7 @@ def search(
             heads=heads,
             num_layers=num_layers,
         )
-    show("layouts", *table_rows(result))
+    show("layouts", *layout_rows(result))
     if output is not None:
         say(f"{output}: {', '.join(map(str, result['files']))}")
     write_json(result, json_file)
