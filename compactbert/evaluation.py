@@ -77,7 +77,7 @@ def evaluate(
     dataset, truncated = encode_task(
         task, task.evaluation, tokenizer, length_limit(model.config, tokenizer, max_length)
     )
-    features = [{name: row[name] for name in row if name not in ("labels", "length")} for row in dataset]
+    features = list(dataset.remove_columns(["labels", "length"]))
     started = time.perf_counter()
     logits = predict_logits(model, tokenizer, features, batch_size)
     seconds = time.perf_counter() - started
