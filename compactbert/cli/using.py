@@ -160,8 +160,8 @@ def bench(
             trust_remote_code=trust_remote_code,
         )
     show(f"times as fast as {result['baseline']}", *benchmark_rows(result))
-    for file in result["files"]:
-        say(file)
+    if output is not None:
+        say(f"{output}: {', '.join(Path(file).name for file in result['files'])}")
     write_json(result, json_file)
 
 
@@ -193,7 +193,7 @@ def search(
         )
     show("layouts", *layout_rows(result))
     if output is not None:
-        say(f"{output}: {', '.join(map(str, result['files']))}")
+        say(f"{output}: {', '.join(Path(file).name for file in result['files'])}")
     write_json(result, json_file)
 
 
