@@ -15,6 +15,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from .convert import load_pretrained
 from .data import encode_texts, length_limit, load_task
+from .data.tasks import as_text
 from .files import check_free, new_folder, write_figure, write_text
 
 
@@ -382,7 +383,7 @@ def inspect(
     if task is not None:
         loaded_task = load_task(task, data_dir, max_evaluation_rows=rows, **task_options)
         column = loaded_task.evaluation[loaded_task.text_columns[0]]
-        texts += [" ".join(value) if isinstance(value, list) else str(value) for value in column]
+        texts += map(as_text, column)
         embedded = embed_texts(loaded, tokenizer, texts[-len(column) :], max_length)
         labels = ["texts"] * len(column)
         if loaded_task.problem == "single_label_classification":

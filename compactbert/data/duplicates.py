@@ -5,7 +5,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from .tasks import check_columns
+from .tasks import as_text, check_columns
 
 
 # Characters in a shingle: short enough for single sentences, and words need not be told apart.
@@ -111,10 +111,7 @@ def first_occurrences(texts: Sequence[str], near: float | None = None, seed: int
 def texts_of(dataset: Dataset, text_columns: Sequence[str]) -> list[str]:
     """A text for every row, of all its columns."""
     columns = [dataset[column] for column in text_columns]
-    return [
-        "\n".join(" ".join(value) if isinstance(value, list) else str(value) for value in row)
-        for row in zip(*columns, strict=True)
-    ]
+    return ["\n".join(map(as_text, row)) for row in zip(*columns, strict=True)]
 
 
 def drop_duplicates(

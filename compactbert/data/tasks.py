@@ -413,6 +413,11 @@ def rewrite_table(
     return report
 
 
+def as_text(value: Any) -> str:
+    """A text column's value; tokens are joined, which a tokenizer splits again."""
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
 def decode_utf8(data: bytes, source: str) -> str:
     """Text of `data`; raises a `ValueError` that names `source` and the line if it is not UTF-8."""
     try:
@@ -551,6 +556,7 @@ __all__ = [
     "Problem",
     "Task",
     "TaskSpec",
+    "as_text",
     "check_columns",
     "check_table",
     "decode_utf8",

@@ -26,7 +26,7 @@ from transformers.utils import find_adapter_config_file, logging
 
 from ..convert import load_pretrained, resolve_model
 from ..data import encode_texts, first_words, length_limit, read_table
-from ..data.tasks import FILE_SUFFIXES, check_columns, decode_utf8
+from ..data.tasks import FILE_SUFFIXES, as_text, check_columns, decode_utf8
 from ..files import write_text
 from .fusion import fuse
 from .onnx import FILES as ONNX_FILES
@@ -241,7 +241,7 @@ def _read_columns(source: Any, text_columns: Sequence[str], pairs: bool) -> list
     if isinstance(source, str | Path) and Path(source).suffix in FILE_SUFFIXES:
         table = read_table(Path(source))
         check_columns(table, text_columns, str(source))
-        return [[_as_text(value) for value in table[column]] for column in text_columns]
+        return [[as_text(value) for value in table[column]] for column in text_columns]
     rows = _read_lines(source, pairs) if isinstance(source, str | Path) else list(source)
     if not rows:
         raise ValueError(f"There is nothing to predict: {str(source)[:80]!r} is empty.")
@@ -250,11 +250,6 @@ def _read_columns(source: Any, text_columns: Sequence[str], pairs: bool) -> list
     if any(isinstance(row, str) or len(row) != 2 for row in rows):
         raise ValueError(f"`source` must hold texts, or pairs of two texts, got {rows[0]!r}.")
     return [list(column) for column in zip(*rows, strict=True)]
-
-
-def _as_text(value: Any) -> str:
-    """A text column's value; tokens are joined, the tokenizer splits them again."""
-    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 def _read_lines(source: str | Path, pairs: bool) -> list:
