@@ -286,7 +286,7 @@ def read_splits(name: str, spec: TaskSpec, data_dir: str | Path | None) -> dict[
             if splits := {file.stem: read_table(file) for file in files if file.is_file()}:
                 return splits
     if not spec.hub:
-        where = f"not in {str(data_dir)!r}" if data_dir else "no data folder is set (`--data-dir` or COMPACTBERT_DATA)"
+        where = f"not in {str(data_dir)!r}" if data_dir else "no data folder is set (`data_dir` or COMPACTBERT_DATA)"
         raise ValueError(
             f"Unknown task {name!r}: it is no csv, jsonl or parquet file, {where}, and not one of {sorted(TASKS)}."
         )
@@ -294,7 +294,7 @@ def read_splits(name: str, spec: TaskSpec, data_dir: str | Path | None) -> dict[
         return dict(load_dataset(*spec.hub))
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"Task {name!r} is not in a data folder, and loading it from the Hub failed ({error}). Set `--data-dir` or "
+            f"Task {name!r} is not in a data folder, and loading it from the Hub failed ({error}). Set `data_dir` or "
             f"COMPACTBERT_DATA to a folder with `{name}/train.parquet`, or choose the task `docstrings`."
         ) from error
 
@@ -474,7 +474,7 @@ def check_columns(dataset: Dataset, columns: Sequence[str], what: str) -> None:
         if column not in dataset.column_names:
             raise ValueError(
                 f"{what} has no column {column!r}, only {dataset.column_names}: name the right ones with "
-                f"`--text-column` and `--label-column`."
+                f"`text_columns` and `label_column`."
             )
         values = dataset[column]
         missing = [
