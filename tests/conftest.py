@@ -101,7 +101,7 @@ def home(tmp_path_factory, minilm_tokenizer):
     from compactbert.training import ib_teacher
     from modeling_smbert import SmBertConfig, SmBertForPreTraining
 
-    sizes = {"num_hidden_layers": 4, "hidden_size": 64, "num_attention_heads": 4, "attention_head_size": 16}
+    sizes = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "attention_head_size": 16}
     sizes |= {"vocab_size": len(minilm_tokenizer), "intermediate_size": 128, "max_position_embeddings": 64}
     rows = [f"the film is {'good' if i % 2 else 'bad'} {i % 7},{'pos' if i % 2 else 'neg'}" for i in range(60)]
     with pytest.MonkeyPatch.context() as patch:

@@ -67,8 +67,8 @@ def export(
     ```python
     >>> from compactbert.inference import export
 
-    >>> export("my-model", "reviews-onnx", int8=["dynamic"])["files"]
-    ['onnx/model.onnx', 'onnx/model_int8.onnx']
+    >>> export("my-model", "reviews-onnx")["files"]
+    ['onnx/model.onnx']
 
     ```
     """

@@ -178,7 +178,7 @@ class DistillationTrainer(ResumableTrainer):
     >>> from compactbert.training import DistillationConfig, DistillationTrainer
 
     >>> teacher, tokenizer = load_pretrained("my-model", "ForSequenceClassification")
-    >>> student = prune(teacher, PruningPlan.keep_layers(teacher.config, [0, 2]))
+    >>> student = prune(teacher, PruningPlan.keep_layers(teacher.config, [0]))
     >>> task = load_task("reviews.csv")
     >>> rows, _ = encode_task(task, task.train, tokenizer, max_length=32)
     >>> args = DistillationConfig(output_dir="run", max_steps=2, report_to="none")
