@@ -115,7 +115,7 @@ def compress(
     check_free(output_dir)
     chains = [stages, *((*stages[: first_shrinking(stages)], *items) for items in loaded.baselines.values())]
     loaded_task = check_data(task, chains, data_dir, **task_options)
-    measured = check_model(source, loaded_task, chains, parsed, finetuned, trust_remote_code=trust_remote_code)
+    measured = check_model(source, loaded_task, chains, parsed, finetuned, trust_remote_code)
     given_scores = None
     if finetuned:
         # Now, so that a model without a trained head is refused before anything else.
