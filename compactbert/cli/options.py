@@ -1,6 +1,5 @@
 """Options that several commands have."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -51,15 +50,11 @@ Near = Annotated[float | None, typer.Option(help="Texts this much alike count as
 
 
 def parse_options(name: str, pairs: list[str]) -> dict[str, Any]:
-    """`key=value` as a dict, values as YAML reads them."""
+    """`key=value` as a dict, values as in the YAML of a recipe."""
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        """Takes `1e-3` for a number, as everyone does but YAML 1.1."""
+    from compactbert.recipes.recipe import Loader
 
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-    )
     options = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

@@ -112,7 +112,7 @@ def read_recipe(recipe: str | Path, folder: str) -> Mapping[str, Any]:
     if not shipped.is_file() and not path.is_file():
         raise ValueError(f"There is no recipe or file {str(recipe)!r}; the recipes are {list_recipes(folder)}.")
     try:
-        data = yaml.load((shipped if shipped.is_file() else path).read_text(encoding="utf-8"), _Loader)
+        data = yaml.load((shipped if shipped.is_file() else path).read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"The recipe {str(recipe)!r} is not valid YAML: {error}") from error
     if not isinstance(data, Mapping):
@@ -192,11 +192,11 @@ def _check_settings(kind: str, settings: Mapping[str, Any], where: str) -> None:
             raise ValueError(f"{where} has `{name}: {value!r}`: expected {expected}.")
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """YAML 1.1 as PyYAML reads it, but 1e-4 is a number, as everybody means it."""
 
 
-_Loader.add_implicit_resolver(
+Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
 
@@ -274,4 +274,13 @@ def check_order(stages: Sequence[Stage], source: str, finetuned: bool = False, g
         )
 
 
-__all__ = ["Recipe", "check_order", "epochs_of", "first_shrinking", "list_recipes", "load_recipe", "read_recipe"]
+__all__ = [
+    "Loader",
+    "Recipe",
+    "check_order",
+    "epochs_of",
+    "first_shrinking",
+    "list_recipes",
+    "load_recipe",
+    "read_recipe",
+]
