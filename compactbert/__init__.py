@@ -43,7 +43,6 @@ _MODULES = (
     "presets",
     "recipes",
     "search",
-    "structure",
     "training",
 )
 

@@ -44,6 +44,16 @@ def parse_shape(text: str) -> Shape:
 
     Raises:
         ValueError: for anything else.
+
+    Example:
+
+    ```python
+    >>> from compactbert.benchmark import parse_shape
+
+    >>> parse_shape("32x128")
+    (32, 128)
+
+    ```
     """
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
@@ -72,6 +82,20 @@ def measure_latency(
 
     Returns:
         `dict`: Per model and shape (`"32x128"`) the `median_ms` and the quartiles `low_ms` and `high_ms`.
+
+    Example:
+
+    ```python
+    >>> from compactbert.benchmark import measure_latency
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.inference import fuse
+
+    >>> model, _ = load_pretrained("my-model", "ForSequenceClassification")
+    >>> latency = measure_latency({"eager": model, "fused": fuse(model)}, [(1, 16)], rounds=3)
+    >>> sorted(latency["fused"]["1x16"])
+    ['high_ms', 'low_ms', 'median_ms']
+
+    ```
     """
     results: dict[str, dict[str, dict[str, float]]] = {name: {} for name in models}
     for rows, tokens in shapes:
@@ -142,6 +166,17 @@ def benchmark(
 
     Raises:
         ValueError: for an unknown runtime, model or baseline, and a shape that is too long for a model.
+
+    Example:
+
+    ```python
+    >>> from compactbert.benchmark import benchmark
+
+    >>> result = benchmark(["my-model"], runtimes=["eager", "fused"], shapes=[(1, 16)], rounds=3)
+    >>> [row["name"] for row in result["rows"]], result["baseline"]
+    (['my-model, eager', 'my-model, fused'], 'my-model, eager')
+
+    ```
     """
     if unknown := sorted(set(runtimes) - set(RUNTIMES)):
         raise ValueError(f"`runtimes` must be of {RUNTIMES}, got {unknown}.")
@@ -285,7 +320,19 @@ def _status_kb(status: Path, field: str) -> int:
 
 
 def benchmark_rows(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The result of [`benchmark`] as a header and rows of text."""
+    """The result of [`benchmark`] as a header and rows of text.
+
+    Example:
+
+    ```python
+    >>> from compactbert.benchmark import benchmark, benchmark_rows
+
+    >>> header, rows = benchmark_rows(benchmark(["my-model"], runtimes=["fused"], shapes=[(1, 16)], rounds=3))
+    >>> header[:3], rows[0][0]
+    (('model', 'parameters', 'MB'), 'my-model, fused')
+
+    ```
+    """
     shapes = list(result["rows"][0]["latency"])
     header = ("model", "parameters", "MB", f"GMACs {shapes[-1]}", *(f"{shape}: ms, ratio, of peak" for shape in shapes))
     rows = []

@@ -53,6 +53,17 @@ def evaluate(
 
     Raises:
         ValueError: if the model or task cannot be read, or if the model's labels are not the task's.
+
+    Example:
+
+    ```python
+    >>> import compactbert
+
+    >>> report = compactbert.evaluate("my-model", task="reviews.csv")
+    >>> report["split"], list(report["metrics"])
+    ('held_out', ['accuracy', 'macro_f1'])
+
+    ```
     """
     if tokenizer is not None and isinstance(model, str | Path):
         raise ValueError("`tokenizer` goes with a loaded `model`; a folder brings its own. Name the task: `task=...`.")
@@ -66,7 +77,7 @@ def evaluate(
     dataset, truncated = encode_task(
         task, task.evaluation, tokenizer, length_limit(model.config, tokenizer, max_length)
     )
-    features = [{name: row[name] for name in row if name not in ("labels", "length")} for row in dataset]
+    features = list(dataset.remove_columns(["labels", "length"]))
     started = time.perf_counter()
     logits = predict_logits(model, tokenizer, features, batch_size)
     seconds = time.perf_counter() - started

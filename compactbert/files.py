@@ -1,5 +1,6 @@
 """Files that are there in full or not at all."""
 
+import errno
 import io
 import os
 import shutil
@@ -7,6 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+
+
+# Bytes left on a disk that is as good as full.
+FULL_DISK = 64 * 2**20
 
 
 def write_text(path: Path, text: str) -> None:
@@ -17,7 +24,8 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file, and the folder it is in; it appears under its name when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Not the process's number: the run after one that was killed takes the same name. But processes of one run differ.
+    partial = path.with_name(f".{path.name}.{os.environ.get('RANK', '0')}.partial")
     try:
         partial.write_bytes(data)
         partial.replace(path)
@@ -39,6 +47,28 @@ def check_free(output_dir: Path) -> None:
 
 
 @contextmanager
+def told_of_full_disk(folder: Path) -> Iterator[None]:
+    """
+    For libraries' writers, of which some raise what names neither the disk nor a remedy.
+
+    Raises:
+        OSError: if one fails because the disk of `folder` is full.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        # The last is what those written in Rust say.
+        is_full = isinstance(error, (SafetensorError, RuntimeError)) and shutil.disk_usage(folder).free <= FULL_DISK
+        if not is_full and "os error 28" not in str(error):
+            raise
+        raise OSError(
+            errno.ENOSPC, f"The disk is full: free some of it and give the same command again ({error})", str(folder)
+        ) from error
+
+
+@contextmanager
 def new_folder(output_dir: Path) -> Iterator[Path]:
     """
     A folder to fill. It appears as `output_dir` when that is done, and is gone if it fails.
@@ -51,7 +81,8 @@ def new_folder(output_dir: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        yield partial
+        with told_of_full_disk(partial):
+            yield partial
         # Not on every system does a folder take the place of an empty one.
         if output_dir.exists():
             output_dir.rmdir()
@@ -60,4 +91,4 @@ def new_folder(output_dir: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-__all__ = ["check_free", "new_folder", "write_bytes", "write_figure", "write_text"]
+__all__ = ["check_free", "new_folder", "told_of_full_disk", "write_bytes", "write_figure", "write_text"]

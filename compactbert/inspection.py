@@ -15,6 +15,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from .convert import load_pretrained
 from .data import encode_texts, length_limit, load_task
+from .data.tasks import as_text
 from .files import check_free, new_folder, write_figure, write_text
 
 
@@ -62,6 +63,18 @@ def attention_maps(
 
     Returns:
         The tokens, and for every layer an array of shape `(heads, tokens, tokens)` whose rows sum to 1.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.inspection import attention_maps
+
+    >>> tokens, maps = attention_maps(*load_pretrained("my-bert", ""), "A good film.")
+    >>> tokens, maps[0].shape
+    (['[CLS]', 'a', 'good', 'film', '.', '[SEP]'], (4, 6, 6))
+
+    ```
     """
     with _eager(model):
         batch = next(_batches(model, tokenizer, [text], max_length, 1))
@@ -92,6 +105,18 @@ def attention_statistics(
     Returns:
         Per layer `mean` and `variance` of the probabilities, and `entropy` (in nats, of a token's probabilities): the
         less, the fewer tokens a token looks at. The mean is one over the number of tokens, whatever the model.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.inspection import attention_statistics
+
+    >>> statistics = attention_statistics(*load_pretrained("my-bert", ""), ["A good film.", "Dull."])
+    >>> [sorted(layer) for layer in statistics[:1]]
+    [['entropy', 'mean', 'variance']]
+
+    ```
     """
     sums: list[np.ndarray] = []
     with _eager(model):
@@ -125,7 +150,19 @@ def embed_texts(
     batch_size: int = 64,
 ) -> np.ndarray:
     """The mean of the last hidden states of every text's tokens, an array of shape `(texts, hidden_size)`; see
-    [`attention_statistics`] for the arguments."""
+    [`attention_statistics`] for the arguments.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.inspection import embed_texts
+
+    >>> embed_texts(*load_pretrained("my-bert", ""), ["A good film.", "Dull."]).shape
+    (2, 64)
+
+    ```
+    """
     was_training = model.training
     model.eval()
     means = []
@@ -151,6 +188,17 @@ def project(embeddings: np.ndarray, method: Projection = "pca", seed: int = 42) 
 
     Raises:
         ValueError: for another method, or fewer than three texts.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from compactbert.inspection import project
+
+    >>> project(np.random.default_rng(0).random((10, 64))).shape
+    (10, 2)
+
+    ```
     """
     if method not in get_args(Projection):
         raise ValueError(f"`method` must be one of {get_args(Projection)}, got {method!r}.")
@@ -170,6 +218,17 @@ def plot_attention(tokens: Sequence[str], maps: Sequence[np.ndarray], layer: int
             As returned.
         layer (`int`, *optional*):
             Draw every head of this layer, counted from 0; the default is every layer's mean over its heads.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.inspection import attention_maps, plot_attention
+
+    >>> figure = plot_attention(*attention_maps(*load_pretrained("my-bert", ""), "A good film."), layer=0)
+    >>> figure.savefig("attention.png")
+
+    ```
     """
     panels = {f"layer {i}": heads.mean(0) for i, heads in enumerate(maps)}
     if layer is not None:
@@ -190,7 +249,18 @@ def plot_attention(tokens: Sequence[str], maps: Sequence[np.ndarray], layer: int
 
 
 def plot_statistics(statistics: Sequence[Mapping[str, float]]) -> Figure:
-    """Draws what [`attention_statistics`] returns."""
+    """Draws what [`attention_statistics`] returns.
+
+    Example:
+
+    ```python
+    >>> from compactbert.inspection import plot_statistics
+
+    >>> figure = plot_statistics([{"mean": 0.1, "variance": 0.01, "entropy": entropy} for entropy in (2.1, 1.4)])
+    >>> figure.savefig("statistics.png")
+
+    ```
+    """
     figure = Figure(figsize=(9, 3), layout="constrained")
     for axes, name in zip(figure.subplots(1, 3), ("mean", "variance", "entropy"), strict=True):
         axes.plot([layer[name] for layer in statistics], marker="o")
@@ -199,7 +269,19 @@ def plot_statistics(statistics: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def plot_embeddings(points: np.ndarray, labels: Sequence[Any]) -> Figure:
-    """Draws what [`project`] returns, in a colour for every label."""
+    """Draws what [`project`] returns, in a colour for every label.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from compactbert.inspection import plot_embeddings
+
+    >>> figure = plot_embeddings(np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), ["neg", "pos", "pos"])
+    >>> figure.savefig("embeddings.png")
+
+    ```
+    """
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots()
     for label in dict.fromkeys(labels):
@@ -211,7 +293,18 @@ def plot_embeddings(points: np.ndarray, labels: Sequence[Any]) -> Figure:
 
 
 def plot_losses(losses: Sequence[Mapping[str, float]]) -> Figure:
-    """Draws the `losses` of a `metrics.json`: those of training and evaluation, and the learning rate."""
+    """Draws the `losses` of a `metrics.json`: those of training and evaluation, and the learning rate.
+
+    Example:
+
+    ```python
+    >>> from compactbert.inspection import plot_losses
+
+    >>> losses = [{"step": 10, "loss": 0.7, "learning_rate": 5e-5}, {"step": 20, "eval_loss": 0.6}]
+    >>> plot_losses(losses).savefig("losses.png")
+
+    ```
+    """
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, names in ((left, ("loss", "eval_loss")), (right, ("learning_rate",))):
@@ -267,6 +360,16 @@ def inspect(
     Raises:
         ValueError: if the model or the task cannot be read, there is neither a text nor a task, the layer does not
             exist, or `output_dir` is taken.
+
+    Example:
+
+    ```python
+    >>> from compactbert.inspection import inspect
+
+    >>> inspect("my-model", "pictures", task="reviews.csv", rows=20)["files"]
+    ['attention.png', 'attention_statistics.png', 'embeddings.png', 'losses.png']
+
+    ```
     """
     output_dir = Path(output_dir)
     check_free(output_dir)
@@ -280,7 +383,7 @@ def inspect(
     if task is not None:
         loaded_task = load_task(task, data_dir, max_evaluation_rows=rows, **task_options)
         column = loaded_task.evaluation[loaded_task.text_columns[0]]
-        texts += [" ".join(value) if isinstance(value, list) else str(value) for value in column]
+        texts += map(as_text, column)
         embedded = embed_texts(loaded, tokenizer, texts[-len(column) :], max_length)
         labels = ["texts"] * len(column)
         if loaded_task.problem == "single_label_classification":

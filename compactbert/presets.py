@@ -10,7 +10,18 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 
 def list_presets() -> list[str]:
-    """Names of the shipped architectures, such as `"mobilebert_md/tiny"`."""
+    """Names of the shipped architectures, such as `"mobilebert_md/tiny"`.
+
+    Example:
+
+    ```python
+    >>> from compactbert.presets import list_presets
+
+    >>> {"ib_bert/ib-bert-large", "mobilebert_md/tiny", "smbert/smbert"} <= set(list_presets())
+    True
+
+    ```
+    """
     root = files("compactbert.configs")
     families = [family for family in root.iterdir() if family.is_dir() and family.name in CONFIG_MAPPING]
     return sorted(

@@ -44,6 +44,17 @@ class Layout:
         parameters (`int`): Of the model without pooler and head.
         macs (`int`): Multiply-accumulates of that model for one sequence.
         fields (`dict`): What else its configuration sets.
+
+    Example:
+
+    ```python
+    >>> from compactbert.search import search_layouts
+
+    >>> layout = search_layouts(parameters=15e6, num_stages=[1])[0]
+    >>> layout.name, layout.parameters, layout.config().num_hidden_layers
+    ('24x128/4/1', 15080192, 24)
+
+    ```
     """
 
     stages: tuple[tuple[int, int], ...]
@@ -165,6 +176,17 @@ def measure_layouts(
 
     Returns:
         `list`: Per layout and shape (`"1x128"`) the `median_ms` and the quartiles `low_ms` and `high_ms`.
+
+    Example:
+
+    ```python
+    >>> from compactbert.search import measure_layouts, search_layouts
+
+    >>> layouts = search_layouts(parameters=4.5e6, num_layers=2, num_stages=[1])[:1]
+    >>> sorted(measure_layouts(layouts, [(1, 16)], rounds=3)[0]["1x16"])
+    ['high_ms', 'low_ms', 'median_ms']
+
+    ```
     """
     models = {str(i): MobileBertMdModel(layout.config(), add_pooling_layer=False) for i, layout in enumerate(layouts)}
     latencies = measure_latency(models, shapes, rounds=rounds, seconds=seconds)
@@ -196,6 +218,17 @@ def search(
 
     Raises:
         ValueError: as in [`search_layouts`], if `limit` is below 1, or if no layout fits.
+
+    Example:
+
+    ```python
+    >>> from compactbert.search import search
+
+    >>> result = search(parameters=4.5e6, num_layers=2, num_stages=[1], shapes=[(1, 16)], limit=1, rounds=3)
+    >>> result["fitting"] >= 1, len(result["layouts"])
+    (True, 1)
+
+    ```
     """
     if limit < 1:
         raise ValueError(f"`limit` must be at least 1, got {limit}.")
@@ -226,8 +259,20 @@ def search(
     return result
 
 
-def table_rows(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The layouts of a search as a header and rows of text."""
+def layout_rows(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The layouts of a search as a header and rows of text.
+
+    Example:
+
+    ```python
+    >>> from compactbert.search import layout_rows, search
+
+    >>> result = search(parameters=4.5e6, num_layers=2, num_stages=[1], shapes=[(1, 16)], limit=1, rounds=3)
+    >>> layout_rows(result)[0]
+    ('stages', 'heads', 'FFNs', 'parameters', 'GMACs', 'ms 1x16')
+
+    ```
+    """
     shapes = list(result["layouts"][0]["latency"])
     header = ("stages", "heads", "FFNs", "parameters", "GMACs", *(f"ms {shape}" for shape in shapes))
     rows = []
@@ -243,8 +288,19 @@ def table_rows(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[s
     return header, rows
 
 
-def write_plot(result: Mapping[str, Any], path: Path) -> None:
-    """Draws latency, with its quartiles, against multiply-accumulates, a point per layout, to a PNG file."""
+def write_plot(result: Mapping[str, Any], path: str | Path) -> None:
+    """Draws latency, with its quartiles, against multiply-accumulates, a point per layout, to a PNG file.
+
+    Example:
+
+    ```python
+    >>> from compactbert.search import search, write_plot
+
+    >>> result = search(parameters=4.5e6, num_layers=2, num_stages=[1], shapes=[(1, 16)], limit=1, rounds=3)
+    >>> write_plot(result, "layouts.png")
+
+    ```
+    """
     shape = next(iter(result["layouts"][0]["latency"]))
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()
@@ -262,7 +318,7 @@ def write_plot(result: Mapping[str, Any], path: Path) -> None:
     axes.margins(x=0.25, y=0.15)
     budget = " and ".join(f"{value / 1e6:,.1f}M {name}" for name, value in result["budget"].items())
     figure.suptitle(f"Layouts of about {budget} (stages/heads/FFNs)")
-    write_figure(path, figure)
+    write_figure(Path(path), figure)
 
 
 def _check_choices(budgets: Mapping[str, float], tolerance: float, **choices: Sequence[int]) -> None:
@@ -306,4 +362,4 @@ def _config(*layout: Any) -> MobileBertMdConfig:
         raise ValueError(f"A layout is not a possible architecture: {error}") from error
 
 
-__all__ = ["Layout", "measure_layouts", "search", "search_layouts", "table_rows", "write_plot"]
+__all__ = ["Layout", "layout_rows", "measure_layouts", "search", "search_layouts", "write_plot"]

@@ -1,4 +1,5 @@
 import gc
+import json
 import os
 
 import pytest
@@ -12,6 +13,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before transformers is imported: nothing here may reach a Hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+
+SPACE = "---\ntitle: Reviews\nsdk: gradio\nsdk_version: 6.31.0\napp_file: app.py\nlicense: apache-2.0\n---\n"
+STUDENT = {
+    "model_type": "mobilebert_md",
+    "hidden_size": 64,
+    "embedding_size": 32,
+    "intra_bottleneck_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
 
 
 def pytest_configure(config):
@@ -77,3 +91,33 @@ def browser():
         sync_api.expect.set_options(timeout=PATIENCE)
         yield made, sync_api.expect
         made.close()
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory, minilm_tokenizer):
+    """What a user has who works with tiny models: some of each kind, a table, texts, a Space."""
+    import compactbert
+    from compactbert.data import build_corpus
+    from compactbert.training import ib_teacher
+    from modeling_smbert import SmBertConfig, SmBertForPreTraining
+
+    sizes = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "attention_head_size": 16}
+    sizes |= {"vocab_size": len(minilm_tokenizer), "intermediate_size": 128, "max_position_embeddings": 64}
+    rows = [f"the film is {'good' if i % 2 else 'bad'} {i % 7},{'pos' if i % 2 else 'neg'}" for i in range(60)]
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("home")
+        patch.chdir(home)
+        SmBertForPreTraining(SmBertConfig(**sizes)).save_pretrained("my-bert")
+        minilm_tokenizer.save_pretrained("my-bert")
+        (home / "reviews.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+        (home / "texts.txt").write_text("\n\n".join(f"This is text {i}. Here is its end." for i in range(40)))
+        (home / "student.json").write_text(json.dumps(STUDENT))
+        compactbert.finetune("my-bert", "reviews.csv", "my-model", epochs=1, max_length=32)
+        compactbert.adapt("my-model", "reviews.csv", "my-adapter", epochs=1, max_length=32)
+        build_corpus("texts.txt", minilm_tokenizer, "my-corpus", sequence_length=32, held_out=0)
+        ib_teacher("my-bert", "my-corpus", "my-teacher", feature_map_size=64, embedding_size=32, max_steps=1)
+        (home / "my-space").mkdir()
+        (home / "my-space" / "README.md").write_text(SPACE)
+        (home / "my-space" / "app.py").write_text("import gradio\n")
+        (home / "my-space" / "requirements.txt").write_text("transformers>=5.20\n")
+    return home

@@ -2,12 +2,17 @@ import json
 import os
 import subprocess
 import sys
+from inspect import signature
 from typing import get_args, get_type_hints
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
+import compactbert
 from compactbert.cli import app
+from compactbert.provenance import OPTIONS
+from compactbert.recipes.recipe import TASK_SETTINGS
 
 
 COMMANDS = (
@@ -113,6 +118,16 @@ def test_the_choices_are_those_of_the_library():
     assert get_args(get_args(get_args(options.Problem)[0])[0]) == get_args(Problem)
     for command in (making.finetune, making.adapt):
         assert get_args(get_type_hints(command)["precision"]) == get_args(Precision)
+
+
+@pytest.mark.parametrize("name", ["compress", "transfer", "finetune", "adapt"])
+def test_a_record_names_a_command_that_exists(name):
+    # `command_line` writes an option for every argument that is not the default.
+    arguments = signature(getattr(compactbert, name)).parameters.keys() - {"output_dir", "task_options"}
+    arguments |= set() if name == "transfer" else set(TASK_SETTINGS)
+    wanted = {f"--{OPTIONS.get(argument, argument.replace('_', '-'))}" for argument in arguments}
+    command = get_command(app).commands[name]
+    assert wanted <= {option for parameter in command.params for option in parameter.opts}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

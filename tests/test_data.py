@@ -131,7 +131,7 @@ def test_samples_are_fixed(tmp_path):
 BAD_FILES = {
     "missing column": (
         b"sentence,label\nx,1\n",
-        "has no column 'text', only .*name the right ones with `--text-column`",
+        "has no column 'text', only .*name the right ones with `text_columns`",
     ),
     "empty file": (b"", "is empty: expected a table with a header"),
     "no rows": (b"text,label\n", "has no rows"),
@@ -227,7 +227,7 @@ def test_the_hub_is_asked_last_and_named_in_the_error(monkeypatch, tmp_path):
         raise OSError("no network")
 
     monkeypatch.setattr("compactbert.data.tasks.load_dataset", load_dataset)
-    with pytest.raises(ValueError, match=r"loading it from the Hub failed \(no network\). Set `--data-dir`"):
+    with pytest.raises(ValueError, match=r"loading it from the Hub failed \(no network\). Set `data_dir`"):
         load_task("sst2", tmp_path)
     assert asked == [("nyu-mll/glue", "sst2")]
 

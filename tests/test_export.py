@@ -7,8 +7,8 @@ import torch
 from families import build
 
 import compactbert
-from compactbert.inference import OnnxClassifier, export, export_onnx
-from compactbert.inference.onnx import FILES
+from compactbert.inference import export, export_onnx
+from compactbert.inference.onnx import FILES, OnnxClassifier
 
 
 FAMILIES = ("mobilebert_md-stages", "smbert-uneven")

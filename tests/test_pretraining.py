@@ -408,6 +408,8 @@ def test_a_killed_job_continues_where_it_was(place, whole, tmp_path):
     assert (tmp_path / "out.partial" / "checkpoint-6").is_dir()
     assert not (tmp_path / "out").exists()
     made = (tmp_path / "out-teacher" / "metrics.json").stat().st_mtime_ns
+    # What a kill leaves that came while the teacher's work folder was being removed.
+    (tmp_path / "out-teacher.partial").mkdir()
     report = tmp_path / "report.json"
     result = run("--text", *arguments[:1], "--output", arguments[1], "--recipe", recipe, "--json", report)
     assert result.exit_code == 0, result.output
@@ -418,8 +420,10 @@ def test_a_killed_job_continues_where_it_was(place, whole, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     # Killed between the weights and their card.
     (tmp_path / "out" / "README.md").unlink()
+    (tmp_path / "out.partial").mkdir()
     assert run("--text", *arguments[:1], "--output", arguments[1], "--recipe", recipe).exit_code == 0
     assert (tmp_path / "out" / "README.md").read_text() == card
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_a_given_teacher_and_a_budget(place, teacher, tmp_path):

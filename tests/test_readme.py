@@ -1,7 +1,6 @@
 """What the README says: its Python runs, its commands exist, its figures are the measured ones."""
 
 import doctest
-import importlib
 import importlib.util
 import json
 import re
@@ -55,6 +54,10 @@ def test_the_demo_can_be_called_again(demo_run, monkeypatch):
     assert again["report"] == result["report"]
     with pytest.raises(ValueError, match="exists"):
         compactbert.demo(folder / "compactbert-demo", seed=2)
+    # The example in its docstring.
+    monkeypatch.chdir(folder)
+    example = doctest.DocTestParser().get_doctest(compactbert.demo.__doc__, {}, "demo", None, None)
+    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.splitlines()[0])
@@ -96,24 +99,3 @@ def test_figures_are_the_measured_ones(name, monkeypatch):
     assert benchmark.render(results) in README + SPACES
     if hasattr(benchmark, "summary"):
         assert benchmark.summary(results) in README.replace("\n", " ")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "compactbert.adapters.methods",
-        "compactbert.compression.vocabulary",
-        "compactbert.convert.encoders",
-        "compactbert.data.cleaning",
-        "compactbert.data.pretraining",
-        "compactbert.presets",
-        "compactbert.provenance",
-        "compactbert.search",
-        "modeling_mobilebert_md.configuration_mobilebert_md",
-        "modeling_smbert.configuration_smbert",
-    ],
-)
-def test_examples_in_docstrings(name):
-    result = doctest.testmod(importlib.import_module(name))
-    assert result.attempted > 0
-    assert result.failed == 0

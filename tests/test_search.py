@@ -6,7 +6,7 @@ from PIL import Image
 
 from compactbert.compression import count_macs, count_parameters
 from compactbert.presets import load_preset
-from compactbert.search import measure_layouts, search, search_layouts, table_rows
+from compactbert.search import layout_rows, measure_layouts, search, search_layouts
 from modeling_mobilebert_md import MobileBertMdConfig, MobileBertMdModel
 
 
@@ -140,7 +140,7 @@ def test_a_search_writes_its_table_and_its_picture(tmp_path):
         # A layout's entry is a preset.
         (tmp_path / "preset.json").write_text(json.dumps(row["preset"]))
         assert load_preset(tmp_path / "preset.json") == layout.config()
-    header, rows = table_rows(result)
+    header, rows = layout_rows(result)
     assert header == ("stages", "heads", "FFNs", "parameters", "GMACs", "ms 1x16", "ms 2x8")
     assert len(rows) == 3
     assert all(len(row) == len(header) for row in rows)

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import compactbert
+from compactbert.files import write_text
 
 
 SETTINGS = {"epochs": 4, "learning_rate": 3e-3, "batch_size": 8, "max_length": 16}
@@ -99,6 +101,30 @@ def test_a_killed_run_continues_to_the_same_weights(tiny_model, reviews, tmp_pat
     compactbert.finetune(tiny_model, str(reviews), output, **SETTINGS)
     assert not partial.exists()
     assert_same_weights(tmp_path / "whole", output)
+
+
+def test_a_run_killed_after_its_end_is_done(tiny_model, reviews, tmp_path):
+    output, settings = tmp_path / "out", SETTINGS | {"epochs": 1}
+    report = compactbert.finetune(tiny_model, str(reviews), output, **settings)
+    # What a kill leaves that came while the work folder was being removed.
+    (tmp_path / "out.partial" / "checkpoint-1").mkdir(parents=True)
+    with pytest.raises(ValueError, match="exists"):
+        compactbert.finetune(tiny_model, str(reviews), output, **settings | {"seed": 1})
+    assert compactbert.finetune(tiny_model, str(reviews), output, **settings) == report
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_file_that_a_killed_process_left_half_written_is_not_left(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        # As a kill: nothing is tidied up.
+        patch.setattr(Path, "replace", lambda self, target: None)
+        patch.setattr(Path, "unlink", lambda self, missing_ok: None)
+        write_text(tmp_path / "report.json", "half")
+    assert len(list(tmp_path.iterdir())) == 1
+    # Another process has another number.
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    write_text(tmp_path / "report.json", "whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
 
 def test_an_unfinished_run_with_other_settings_is_not_continued(tiny_model, reviews, tmp_path):

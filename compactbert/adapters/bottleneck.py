@@ -37,6 +37,19 @@ class BottleneckConfig(PeftConfig):
             Modules that are trained and saved whole.
         init_weights (`bool`, *optional*, defaults to `True`):
             Begin as the identity.
+
+    Example:
+
+    ```python
+    >>> from compactbert.adapters import BottleneckConfig, get_peft_model
+    >>> from compactbert.convert import load_pretrained
+
+    >>> model, _ = load_pretrained("my-model", "ForSequenceClassification")
+    >>> adapted = get_peft_model(model, BottleneckConfig(task_type="SEQ_CLS", bottleneck_size=8, variant="houlsby"))
+    >>> adapted.active_peft_config.bottleneck_size
+    8
+
+    ```
     """
 
     bottleneck_size: int = 32

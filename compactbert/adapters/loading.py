@@ -87,6 +87,17 @@ def load_adapter(
     Raises:
         ValueError: if the adapter or its base is missing or cannot be read, the adapter holds a pickle, is for another
             head, or does not fit the base: another family, other shapes, or other weights than it was trained on.
+
+    Example:
+
+    ```python
+    >>> from compactbert.adapters import load_adapter
+
+    >>> model, tokenizer = load_adapter("my-adapter", "ForSequenceClassification")
+    >>> type(model).__name__
+    'PeftModelForSequenceClassification'
+
+    ```
     """
     config, recorded = read_adapter(model)
     folder = adapter_folder(model)

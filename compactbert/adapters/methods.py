@@ -41,7 +41,18 @@ RANKS = {"LORA": "r", "ADALORA": "init_r", "LOHA": "r", "DELORA": "r", "HIRA": "
 
 
 def list_methods() -> list[str]:
-    """Names that [`adapter_config`] takes: PEFT's own in lower case with dashes, and the usual ones of variants."""
+    """Names that [`adapter_config`] takes: PEFT's own in lower case with dashes, and the usual ones of variants.
+
+    Example:
+
+    ```python
+    >>> from compactbert.adapters import list_methods
+
+    >>> {"lora", "adapter", "p-tuning"} <= set(list_methods())
+    True
+
+    ```
+    """
     own = {_name_of(name).lower().replace("_", "-") for name in PEFT_TYPE_TO_CONFIG_MAPPING}
     return sorted(own | set(ALIASES))
 
@@ -140,6 +151,18 @@ def fit_config(config: PeftConfig, model: PreTrainedModel) -> PeftConfig:
 
     Raises:
         ValueError: for a rank or target modules that do not fit the model.
+
+    Example:
+
+    ```python
+    >>> from compactbert.adapters import adapter_config, fit_config
+    >>> from compactbert.convert import load_pretrained
+
+    >>> model, _ = load_pretrained("my-model", "ForSequenceClassification")
+    >>> fit_config(adapter_config("prompt", task_type="SEQ_CLS"), model).token_dim == model.config.hidden_size
+    True
+
+    ```
     """
     if not isinstance(config, PromptLearningConfig):
         _check_targets(config, model)

@@ -18,6 +18,8 @@ from .options import (
     LearningRate,
     MaxEvaluationRows,
     MaxLength,
+    MaxMinutes,
+    MaxSteps,
     MaxTrainRows,
     Model,
     NewModel,
@@ -27,6 +29,8 @@ from .options import (
     TaskName,
     TextColumn,
     TrustRemoteCode,
+    Warmup,
+    WeightDecay,
     parse_options,
 )
 from .terminal import friendly_errors, say, show, show_compression, show_training, write_json
@@ -143,8 +147,10 @@ def finetune(
     learning_rate: LearningRate = 5e-5,
     batch_size: BatchSize = 32,
     max_length: MaxLength = 128,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = 0.01,
-    warmup: Annotated[float, typer.Option(help="Share of the steps over which the learning rate rises.")] = 0.1,
+    max_steps: MaxSteps = None,
+    max_minutes: MaxMinutes = None,
+    weight_decay: WeightDecay = 0.01,
+    warmup: Warmup = 0.1,
     early_stopping: EarlyStopping = None,
     precision: Precision = "auto",
     further: Annotated[list[str] | None, typer.Option("--set", help=FURTHER)] = None,
@@ -170,6 +176,8 @@ def finetune(
             learning_rate=learning_rate,
             batch_size=batch_size,
             max_length=max_length,
+            max_steps=max_steps,
+            max_minutes=max_minutes,
             weight_decay=weight_decay,
             warmup=warmup,
             early_stopping=early_stopping,
@@ -199,6 +207,10 @@ def adapt(
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate; 1e-3, prompts 1e-2.")] = None,
     batch_size: BatchSize = 32,
     max_length: MaxLength = 128,
+    max_steps: MaxSteps = None,
+    max_minutes: MaxMinutes = None,
+    weight_decay: WeightDecay = 0.01,
+    warmup: Warmup = 0.1,
     early_stopping: EarlyStopping = None,
     precision: Precision = "auto",
     max_train_rows: MaxTrainRows = None,
@@ -226,6 +238,10 @@ def adapt(
             learning_rate=learning_rate,
             batch_size=batch_size,
             max_length=max_length,
+            max_steps=max_steps,
+            max_minutes=max_minutes,
+            weight_decay=weight_decay,
+            warmup=warmup,
             early_stopping=early_stopping,
             precision=precision,
             max_train_rows=max_train_rows,
@@ -255,6 +271,7 @@ def embed(
     label_column: LabelColumn = None,
     max_rows: MaxTrainRows = None,
     epochs: Epochs = 1.0,
+    max_steps: MaxSteps = None,
     learning_rate: LearningRate = 3e-5,
     batch_size: BatchSize = 64,
     max_length: MaxLength = 64,
@@ -266,7 +283,7 @@ def embed(
 ):
     """Train sentence embeddings by contrast, for sentence-transformers. Continues a run that was killed."""
     with friendly_errors(CONTINUES):
-        from compactbert.training.embeddings import train_embeddings
+        from compactbert.training import train_embeddings
 
         report = train_embeddings(
             model,
@@ -279,6 +296,7 @@ def embed(
             label_column=label_column,
             max_rows=max_rows,
             epochs=epochs,
+            max_steps=max_steps,
             learning_rate=learning_rate,
             batch_size=batch_size,
             max_length=max_length,

@@ -1,6 +1,5 @@
 """Options that several commands have."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +26,10 @@ NewModel = Annotated[Path, typer.Option("--output", help="Where to write the mod
 Epochs = Annotated[float, typer.Option(help="Passes over the training rows.")]
 LearningRate = Annotated[float, typer.Option(help="Peak learning rate.")]
 BatchSize = Annotated[int, typer.Option(help="Rows per step.")]
+MaxSteps = Annotated[int | None, typer.Option(help="Stop after so many steps; schedules shrink with them.")]
+MaxMinutes = Annotated[float | None, typer.Option(help="Stop after as many steps as fit into this time.")]
+WeightDecay = Annotated[float, typer.Option(help="AdamW's weight decay.")]
+Warmup = Annotated[float, typer.Option(help="Share of the steps over which the learning rate rises.")]
 EarlyStopping = Annotated[int | None, typer.Option(help="Stop after so many evaluations without gain.")]
 Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Mixed precision.")]
 MaxLength = Annotated[int, typer.Option(help="Longest input in tokens.")]
@@ -47,15 +50,11 @@ Near = Annotated[float | None, typer.Option(help="Texts this much alike count as
 
 
 def parse_options(name: str, pairs: list[str]) -> dict[str, Any]:
-    """`key=value` as a dict, values as YAML reads them."""
+    """`key=value` as a dict, values as in the YAML of a recipe."""
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        """Takes `1e-3` for a number, as everyone does but YAML 1.1."""
+    from compactbert.recipes.recipe import Loader
 
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-    )
     options = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

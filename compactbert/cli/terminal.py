@@ -15,11 +15,21 @@ def friendly_errors(remedy: str = "") -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, FloatingPointError) as error:
+        _end_progress()
         typer.secho(f"Error: {error}", fg="red", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        say(f"Interrupted. {remedy}")
+        _end_progress()
+        say(f"Interrupted. {remedy}".rstrip())
         raise typer.Exit(130) from error
+
+
+def _end_progress() -> None:
+    """Ends the lines of progress bars that are still open: they would be drawn once more after the last message."""
+    from tqdm import tqdm
+
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
 
 
 def say(message: str) -> None:

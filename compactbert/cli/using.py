@@ -160,8 +160,8 @@ def bench(
             trust_remote_code=trust_remote_code,
         )
     show(f"times as fast as {result['baseline']}", *benchmark_rows(result))
-    for file in result["files"]:
-        say(file)
+    if output is not None:
+        say(f"{output}: {', '.join(Path(file).name for file in result['files'])}")
     write_json(result, json_file)
 
 
@@ -178,8 +178,8 @@ def search(
     """List the MobileBERTs (stages, widths, heads, FFNs) that a budget buys, and how fast they are."""
     with friendly_errors():
         from compactbert.benchmark import parse_shape
+        from compactbert.search import layout_rows
         from compactbert.search import search as search_layouts
-        from compactbert.search import table_rows
 
         shapes = [parse_shape(text) for text in shape]
         result = search_layouts(
@@ -191,9 +191,9 @@ def search(
             heads=heads,
             num_layers=num_layers,
         )
-    show("layouts", *table_rows(result))
+    show("layouts", *layout_rows(result))
     if output is not None:
-        say(f"{output}: {', '.join(map(str, result['files']))}")
+        say(f"{output}: {', '.join(Path(file).name for file in result['files'])}")
     write_json(result, json_file)
 
 

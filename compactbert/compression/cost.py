@@ -18,6 +18,17 @@ def count_parameters(model: PreTrainedModel) -> dict[str, int]:
 
     Raises:
         ValueError: if the model has no layers under `encoder.layer`.
+
+    Example:
+
+    ```python
+    >>> from compactbert.compression import count_parameters
+    >>> from modeling_smbert import SmBertConfig, SmBertModel
+
+    >>> count_parameters(SmBertModel(SmBertConfig()))["total"]
+    38608128
+
+    ```
     """
     base: Any = model.base_model
     embedding = sum(parameter.numel() for parameter in base.embeddings.parameters())
@@ -56,6 +67,17 @@ def count_macs(config: PreTrainedConfig, batch_size: int = 1, sequence_length: i
     Args:
         config ([`~transformers.PreTrainedConfig`]): Of one of our families.
         batch_size, sequence_length (`int`): The input's shape.
+
+    Example:
+
+    ```python
+    >>> from compactbert.compression import count_macs
+    >>> from modeling_smbert import SmBertConfig
+
+    >>> count_macs(SmBertConfig(), sequence_length=128)
+    1862270976
+
+    ```
     """
     per_token = sum(layer_weights(config))
     if hasattr(config, "trigram_input"):
@@ -68,7 +90,18 @@ def count_macs(config: PreTrainedConfig, batch_size: int = 1, sequence_length: i
 
 
 def count_bytes(folder: str | Path) -> int:
-    """Bytes of the weights in a saved folder."""
+    """Bytes of the weights in a saved folder.
+
+    Example:
+
+    ```python
+    >>> from compactbert.compression import count_bytes
+
+    >>> count_bytes("my-model") > 1_000_000
+    True
+
+    ```
+    """
     return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
 
 

@@ -32,6 +32,18 @@ class Importance:
             leads back to the feature map and stays.
         layers (array of shape `(layers,)`): Of whole layers.
         vocabulary (array of shape `(vocab_size,)`): Of token embeddings; 0 for tokens that did not occur.
+
+    Example:
+
+    ```python
+    >>> from compactbert.compression import score_importance
+    >>> from modeling_smbert import SmBertConfig, SmBertModel
+
+    >>> importance = score_importance(SmBertModel(SmBertConfig(vocab_size=100)), [], method="random")
+    >>> importance.sizes()[0], importance.vocabulary.shape
+    ((8, 1, 2048), (100,))
+
+    ```
     """
 
     heads: list[np.ndarray]
@@ -75,6 +87,20 @@ def score_importance(
 
     Raises:
         ValueError: for an unknown method, no batches, or a model without a loss on these batches.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from compactbert.compression import score_importance
+    >>> from modeling_smbert import SmBertConfig, SmBertForSequenceClassification
+
+    >>> model = SmBertForSequenceClassification(SmBertConfig(vocab_size=100, hidden_size=64, attention_head_size=8))
+    >>> batch = {"input_ids": torch.randint(100, (4, 16)), "labels": torch.tensor([0, 1, 1, 0])}
+    >>> [heads.shape for heads in score_importance(model, [batch]).heads]
+    [(8,), (8,), (8,)]
+
+    ```
     """
     if isinstance(method, str) and method not in get_args(Method):
         raise ValueError(f"`method` must be one of {get_args(Method)} or a callable, got {method!r}.")

@@ -26,6 +26,19 @@ def zero_weights(model: PreTrainedModel, share: float, structured: bool = False)
 
     Raises:
         ValueError: if `share` is not above 0 and below 1.
+
+    Example:
+
+    ```python
+    >>> from compactbert.compression import zero_weights
+    >>> from modeling_smbert import SmBertConfig, SmBertModel
+
+    >>> model = SmBertModel(SmBertConfig(vocab_size=100, hidden_size=64, attention_head_size=8))
+    >>> masks = zero_weights(model, share=0.75)
+    >>> masks[model.encoder.layer[0].output.dense.weight].float().mean().item()
+    0.25
+
+    ```
     """
     if not 0 < share < 1:
         raise ValueError(f"`share` must be above 0 and below 1, got {share}.")

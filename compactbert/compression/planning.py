@@ -19,7 +19,18 @@ from .importance import Importance
 @dataclass(frozen=True)
 class LayerPlan:
     """What stays of one layer: its index in the source model, and indices of heads and, per kept feed-forward network,
-    of neurons. Every network of a layer keeps equally many neurons."""
+    of neurons. Every network of a layer keeps equally many neurons.
+
+    Example:
+
+    ```python
+    >>> from compactbert.compression import LayerPlan
+
+    >>> LayerPlan(layer=2, heads=(0, 3), networks={0: (1, 5, 7)}).heads
+    (0, 3)
+
+    ```
+    """
 
     layer: int
     heads: tuple[int, ...]
@@ -39,6 +50,18 @@ class PruningPlan:
 
     Raises:
         ValueError: if an index does not exist in the source, or nothing would stay of a layer.
+
+    Example:
+
+    ```python
+    >>> from compactbert.compression import PruningPlan
+    >>> from modeling_smbert import SmBertConfig
+
+    >>> plan = PruningPlan.keep_layers(SmBertConfig(), [0, 2])
+    >>> plan.prune_config(SmBertConfig()).num_hidden_layers
+    2
+
+    ```
     """
 
     model_type: str
@@ -237,6 +260,20 @@ def plan_pruning(
     Raises:
         ValueError: for targets that are not positive, above what there is or contradict each other, budgets that
             cannot be met, and scores of another model.
+
+    Example:
+
+    ```python
+    >>> from compactbert.compression import plan_pruning, score_importance
+    >>> from modeling_smbert import SmBertConfig, SmBertModel
+
+    >>> model = SmBertModel(SmBertConfig(vocab_size=100))
+    >>> importance = score_importance(model, [], method="random")
+    >>> plan = plan_pruning(importance, model.config, layers=2, heads=6, ffn=1024)
+    >>> [(shape.heads, shape.neurons) for shape in plan.shapes()]
+    [(6, 1024), (6, 1024)]
+
+    ```
     """
     shapes = layer_shapes(config)
     sizes = [(shape.heads, shape.networks, shape.neurons) for shape in shapes]
@@ -421,7 +458,19 @@ def _rank_across_layers(scores: _RankedScores, heads: int | None, ffn: int | Non
 
 def describe(plan: PruningPlan) -> list[dict[str, Any]]:
     """The plan as rows of a table: per kept layer its index and how many heads, networks and neurons stay of how
-    many."""
+    many.
+
+    Example:
+
+    ```python
+    >>> from compactbert.compression import PruningPlan, describe
+    >>> from modeling_smbert import SmBertConfig
+
+    >>> describe(PruningPlan.keep_layers(SmBertConfig(), [2]))
+    [{'layer': 2, 'heads': '8 of 8', 'networks': '1 of 1', 'neurons': '2048 of 2048'}]
+
+    ```
+    """
     return [
         {
             "layer": layer.layer,

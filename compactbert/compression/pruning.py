@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..convert import rebuild
+from ..convert.encoders import rebuild
 from ..structure import ATTENTION_OUTPUT, QUERY_KEY_VALUE, network_prefixes
 from .cost import count_macs, layer_weights
 from .importance import Loss, Method, score_importance
@@ -26,6 +26,18 @@ def prune(model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
 
     Raises:
         ValueError: if the plan is for another model.
+
+    Example:
+
+    ```python
+    >>> from compactbert.compression import PruningPlan, prune
+    >>> from modeling_smbert import SmBertConfig, SmBertModel
+
+    >>> model = SmBertModel(SmBertConfig(vocab_size=100, hidden_size=64, attention_head_size=8))
+    >>> prune(model, PruningPlan.keep_layers(model.config, [0, 2])).config.num_hidden_layers
+    2
+
+    ```
     """
     config = plan.prune_config(model.config)
     prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
@@ -70,6 +82,21 @@ def prune_iteratively(
 
     Raises:
         ValueError: as [`score_importance`] and [`plan_pruning`], and if `iterations` is below 1.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from compactbert.compression import prune_iteratively
+    >>> from modeling_smbert import SmBertConfig, SmBertForSequenceClassification
+
+    >>> model = SmBertForSequenceClassification(SmBertConfig(vocab_size=100, hidden_size=64, attention_head_size=8))
+    >>> batch = {"input_ids": torch.randint(100, (4, 16)), "labels": torch.tensor([0, 1, 1, 0])}
+    >>> small, plan = prune_iteratively(model, [batch], iterations=2, heads=4, ffn=512)
+    >>> [(shape.heads, shape.neurons) for shape in plan.shapes()]
+    [(4, 512), (4, 512), (4, 512)]
+
+    ```
     """
     if iterations < 1:
         raise ValueError(f"`iterations` must be at least 1, got {iterations}.")

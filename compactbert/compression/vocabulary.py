@@ -20,7 +20,7 @@ import torch
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ..convert import rebuild
+from ..convert.encoders import rebuild
 from ..structure import FAMILIES
 
 
@@ -52,6 +52,18 @@ def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> np
 
     Raises:
         ValueError: for another kind of tokenizer, or a single string as `texts`.
+
+    Example:
+
+    ```python
+    >>> from compactbert.compression import count_tokens
+    >>> from compactbert.convert import load_pretrained
+
+    >>> _, tokenizer = load_pretrained("my-bert", "")
+    >>> int(count_tokens(tokenizer, ["good film", "good story"])[tokenizer.convert_tokens_to_ids("good")])
+    2
+
+    ```
     """
     if isinstance(texts, str):
         raise ValueError("`texts` must be an iterable of strings, got a single string: put it into a list.")

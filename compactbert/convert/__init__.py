@@ -1,14 +1,13 @@
 """Other libraries' encoders as ours, and back: transformers' classes, TensorFlow 1's checkpoints."""
 
 from .encoders import (
-    FAMILIES,
+    CONVERTIBLE,
     MINILM_ON_HUB,
     Checkpoint,
     from_transformers,
     load_checkpoint,
     load_pretrained,
     minilm_path,
-    rebuild,
     resolve_model,
     to_transformers,
 )
@@ -16,7 +15,7 @@ from .tf1 import from_tf1, tf1_variables
 
 
 __all__ = [
-    "FAMILIES",
+    "CONVERTIBLE",
     "MINILM_ON_HUB",
     "Checkpoint",
     "from_tf1",
@@ -24,7 +23,6 @@ __all__ = [
     "load_checkpoint",
     "load_pretrained",
     "minilm_path",
-    "rebuild",
     "resolve_model",
     "tf1_variables",
     "to_transformers",

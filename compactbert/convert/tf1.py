@@ -86,6 +86,15 @@ def from_tf1(path: str | Path, config: PreTrainedConfig | str | Path | None = No
     Raises:
         ValueError: if there is no checkpoint or configuration, TensorFlow is missing, or the checkpoint lacks a
             variable that the configuration asks for, has one more, or one of another shape.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import from_tf1
+
+    >>> model = from_tf1("mobilebert_uncased/mobilebert_variables.ckpt")  # doctest: +SKIP
+
+    ```
     """
     prefix = _find_checkpoint(Path(path))
     if not isinstance(config, PreTrainedConfig):
@@ -115,6 +124,18 @@ def tf1_variables(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
     Raises:
         ValueError: if `model` is of another class.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import tf1_variables
+    >>> from modeling_mobilebert_md import MobileBertMdConfig, MobileBertMdForPreTraining
+
+    >>> model = MobileBertMdForPreTraining(MobileBertMdConfig.from_stages([(1, 64)], vocab_size=100))
+    >>> tf1_variables(model)["bert/embeddings/word_embeddings"].shape
+    torch.Size([100, 256])
+
+    ```
     """
     if type(model) not in MODEL_CLASSES.values():
         raise ValueError(

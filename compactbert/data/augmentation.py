@@ -65,6 +65,19 @@ class MaskFiller:
 
     Raises:
         ValueError: if the tokenizer has no mask token.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.data import MaskFiller, augment, read_table
+
+    >>> fill = MaskFiller(*load_pretrained("my-bert", "ForMaskedLM"))
+    >>> _, report = augment(read_table("reviews.csv"), "replacement", fill=fill, share=0.3)
+    >>> report["rows"]
+    60
+
+    ```
     """
 
     def __init__(
@@ -165,6 +178,19 @@ def augment(
     Raises:
         ValueError: for an unknown method, a number out of range, words from nowhere or two places, a missing column,
             or token labels among which `outside` is not.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from compactbert.data import augment
+
+    >>> table = Dataset.from_dict({"text": ["a good film"], "label": ["pos"]})
+    >>> rows, report = augment(table, "replacement", words={"good": ["fine"]})
+    >>> rows["text"][:], report
+    (['a good film', 'a fine film'], {'rows': 1, 'added': 1})
+
+    ```
     """
     check_columns(dataset, [*text_columns, label_column], "The table")
     _check(method, share, copies, words, fill)

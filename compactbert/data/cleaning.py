@@ -111,6 +111,18 @@ def clean(dataset: Dataset, text_columns: Sequence[str] = ("text",), **options: 
 
     Raises:
         ValueError: for an unknown option, or if a column is missing or has missing values.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from compactbert.data import clean
+
+    >>> table, report = clean(Dataset.from_dict({"text": ["<b>Good</b>  film", "<br>"]}), lower=True)
+    >>> table["text"][:], report
+    (['good film'], {'rows': 2, 'changed': 2, 'left': 1})
+
+    ```
     """
     check_columns(dataset, text_columns, "The table")
 
@@ -127,10 +139,10 @@ def clean(dataset: Dataset, text_columns: Sequence[str] = ("text",), **options: 
         for i, (old, new) in enumerate(zip(before, after, strict=True)):
             changed[i] |= old != new
             empty[i] |= not new
-        place = dataset.column_names.index(column)
-        names = dataset.column_names
-        dataset = dataset.remove_columns(column).add_column(column, after)
-        dataset = dataset.select_columns([*names[:place], column, *names[place + 1 :]])
+        names, new_name = dataset.column_names, f"{column}, cleaned"
+        # Added before the other goes: a table without columns has no rows.
+        dataset = dataset.add_column(new_name, after).remove_columns(column)
+        dataset = dataset.rename_column(new_name, column).select_columns(names)
     kept = dataset.select([i for i, nothing in enumerate(empty) if not nothing])
     return kept, {"rows": len(dataset), "changed": sum(changed), "left": len(kept)}
 

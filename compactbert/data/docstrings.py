@@ -79,3 +79,6 @@ def _paragraphs(path: Path) -> list[str]:
     docstrings = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented))
     paragraphs = (" ".join(docstring.split("\n\n")[0].split()) for docstring in docstrings if docstring)
     return [paragraph for paragraph in paragraphs if len(paragraph.split()) >= MIN_WORDS]
+
+
+__all__ = ["AREA_NAMES", "read_docstrings"]

@@ -5,7 +5,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from .tasks import check_columns
+from .tasks import as_text, check_columns
 
 
 # Characters in a shingle: short enough for single sentences, and words need not be told apart.
@@ -27,6 +27,18 @@ class TextIndex:
 
     Raises:
         ValueError: if `near` is out of range, or its library is missing.
+
+    Example:
+
+    ```python
+    >>> from compactbert.data import TextIndex
+
+    >>> index = TextIndex()
+    >>> index.add(7, "A good film")
+    >>> index.find("a  GOOD film"), index.find("A bad film")
+    (7, None)
+
+    ```
     """
 
     def __init__(self, near: float | None = None, seed: int = 42):
@@ -99,10 +111,7 @@ def first_occurrences(texts: Sequence[str], near: float | None = None, seed: int
 def texts_of(dataset: Dataset, text_columns: Sequence[str]) -> list[str]:
     """A text for every row, of all its columns."""
     columns = [dataset[column] for column in text_columns]
-    return [
-        "\n".join(" ".join(value) if isinstance(value, list) else str(value) for value in row)
-        for row in zip(*columns, strict=True)
-    ]
+    return ["\n".join(map(as_text, row)) for row in zip(*columns, strict=True)]
 
 
 def drop_duplicates(
@@ -131,6 +140,18 @@ def drop_duplicates(
 
     Raises:
         ValueError: as [`TextIndex`], or if a column is missing or has missing values.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from compactbert.data import drop_duplicates
+
+    >>> table, report = drop_duplicates(Dataset.from_dict({"text": ["A film", "a film", "another"]}))
+    >>> table["text"][:], report
+    (['A film', 'another'], {'rows': 3, 'equal': 1, 'near': 0, 'left': 2})
+
+    ```
     """
     check_columns(dataset, [*text_columns, *([label_column] if label_column else [])], "The table")
     texts = texts_of(dataset, text_columns)
@@ -163,6 +184,18 @@ def count_leaks(
 
     Returns:
         `dict`: such as `{"validation in train": 3, "test in train": 0, "test in validation": 1}`.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> from compactbert.data import count_leaks
+
+    >>> splits = {"train": Dataset.from_dict({"text": ["a", "b"]}), "test": Dataset.from_dict({"text": ["b", "c"]})}
+    >>> count_leaks(splits, ["text"])
+    {'test in train': 1}
+
+    ```
     """
     index = TextIndex(near, seed)
     owners: list[str] = []

@@ -25,6 +25,18 @@ def length_limit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, m
 
     Raises:
         ValueError: if `max_length` leaves no room for text between the special tokens.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.data import length_limit
+
+    >>> model, tokenizer = load_pretrained("my-bert", "")
+    >>> length_limit(model.config, tokenizer, 512)
+    64
+
+    ```
     """
     limit = min(max_length, config.max_position_embeddings, tokenizer.model_max_length)
     if limit < 4:
@@ -49,6 +61,19 @@ def encode_texts(
     Returns:
         The inputs of each row, its encoding (words and characters that the tokens came from), and the number of rows
         that were cut.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.data import encode_texts
+
+    >>> _, tokenizer = load_pretrained("my-bert", "")
+    >>> features, _, truncated = encode_texts([["good film", "a good, good film"]], tokenizer, max_length=6)
+    >>> [len(row["input_ids"]) for row in features], truncated
+    ([4, 6], 1)
+
+    ```
     """
     is_split = bool(columns[0]) and isinstance(columns[0][0], list)
     texts = columns if is_split else [[str(text) for text in column] for column in columns]
@@ -70,6 +95,19 @@ def encode_task(
     Returns:
         The dataset, with columns `input_ids`, `attention_mask`, `labels`, `length`, ..., and the number of
         rows that were cut to `max_length` tokens.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.data import encode_task, load_task
+
+    >>> task, (_, tokenizer) = load_task("reviews.csv"), load_pretrained("my-bert", "")
+    >>> rows, truncated = encode_task(task, task.evaluation, tokenizer, max_length=32)
+    >>> rows.column_names
+    ['input_ids', 'token_type_ids', 'attention_mask', 'labels', 'length']
+
+    ```
     """
     columns = [list(dataset[column]) for column in task.text_columns]
     features, encodings, truncated = encode_texts(columns, tokenizer, max_length)
@@ -84,13 +122,45 @@ def encode_task(
 
 
 def first_words(encoding: Encoding) -> list[int | None]:
-    """For every token the index of the word it starts, `None` where it starts none."""
+    """For every token the index of the word it starts, `None` where it starts none.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.data import encode_texts, first_words
+
+    >>> _, tokenizer = load_pretrained("my-bert", "")
+    >>> _, encodings, _ = encode_texts([["unwatchable film"]], tokenizer, max_length=16)
+    >>> first_words(encodings[0])
+    [None, 0, None, None, 1, None]
+
+    ```
+    """
     words = encoding.word_ids
     return [word if word != before else None for before, word in zip([None, *words[:-1]], words, strict=True)]
 
 
 def data_collator(task: Task, tokenizer: PreTrainedTokenizerBase) -> Callable:
-    """Pads a batch to its longest row."""
+    """Pads a batch to its longest row.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.data import data_collator, encode_task, load_task
+
+    >>> task, (_, tokenizer) = load_task("reviews.csv"), load_pretrained("my-bert", "")
+    >>> rows, _ = encode_task(task, task.evaluation, tokenizer, max_length=32)
+    >>> batch = data_collator(task, tokenizer)(list(rows))
+    >>> batch["input_ids"].shape == (len(rows), max(rows["length"]))
+    True
+
+    ```
+    """
     if task.problem == "token_classification":
         return DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED_LABEL)
     return DataCollatorWithPadding(tokenizer)
+
+
+__all__ = ["IGNORED_LABEL", "data_collator", "encode_task", "encode_texts", "first_words", "length_limit"]

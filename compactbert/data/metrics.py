@@ -54,6 +54,16 @@ def compute_metrics(names: Sequence[str], predictions: Any, references: Any) -> 
 
     Returns:
         `dict[str, float]`: Metric to value; all but correlations, which lie in [-1, 1], are in [0, 1].
+
+    Example:
+
+    ```python
+    >>> from compactbert.data import compute_metrics
+
+    >>> compute_metrics(["accuracy", "f1"], [1, 0, 1, 1], [1, 0, 0, 1])
+    {'accuracy': 0.75, 'f1': 0.8}
+
+    ```
     """
     return {name: METRICS[name](predictions, references) for name in names}
 
@@ -67,6 +77,18 @@ def score_logits(task: Task, logits: Any, labels: Any) -> dict[str, float]:
         logits (sequence of arrays): Per row, of shape `(num_labels,)`, or `(tokens, num_labels)` for token
             classification.
         labels (sequence): Per row, as [`~compactbert.data.encode_task`] makes them. Rows may be padded with -100.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from compactbert.data import load_task, score_logits
+
+    >>> task = load_task("reviews.csv")
+    >>> score_logits(task, [np.array([2.0, -1.0]), np.array([0.0, 3.0])], [0, 1])
+    {'accuracy': 1.0, 'macro_f1': 1.0}
+
+    ```
     """
     if task.problem == "token_classification":
         predictions, references = [], []
@@ -82,3 +104,6 @@ def score_logits(task: Task, logits: Any, labels: Any) -> dict[str, float]:
     if task.problem == "multi_label_classification":
         return compute_metrics(task.metrics, (stacked > 0).astype(int), np.asarray(labels).astype(int))
     return compute_metrics(task.metrics, stacked.argmax(-1), np.asarray(labels))
+
+
+__all__ = ["METRICS", "compute_metrics", "score_logits"]

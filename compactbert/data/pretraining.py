@@ -486,7 +486,19 @@ class _SplitWriter:
 @dataclass
 class Corpus:
     """A folder that [`build_corpus`] has made: samples to train on, and others, from documents of their own, to
-    evaluate on (`None` where nothing was held out). `index` has its settings and counts."""
+    evaluate on (`None` where nothing was held out). `index` has its settings and counts.
+
+    Example:
+
+    ```python
+    >>> from compactbert.data import Corpus
+
+    >>> corpus = Corpus.open("my-corpus")
+    >>> corpus.settings["sequence_length"], len(corpus.train) > 0
+    (32, True)
+
+    ```
+    """
 
     folder: Path
     index: dict[str, Any]
@@ -548,6 +560,16 @@ class PretrainingDataset(Dataset):
 
     Raises:
         ValueError: if files are missing or damaged.
+
+    Example:
+
+    ```python
+    >>> from compactbert.data import Corpus
+
+    >>> sorted(Corpus.open("my-corpus").train[0])
+    ['epoch', 'input_ids', 'next_sentence_label', 'sample_id', 'token_type_ids', 'word_starts']
+
+    ```
     """
 
     def __init__(self, folder: Path, split: Split):
@@ -709,6 +731,19 @@ class PretrainingCollator:
 
     Raises:
         ValueError: for a wrong argument.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.data import Corpus, PretrainingCollator
+
+    >>> collator = PretrainingCollator(load_pretrained("my-bert", "")[1], mlm_probability=0.5)
+    >>> batch = collator([Corpus.open("my-corpus").train[i] for i in range(4)])
+    >>> batch["labels"].shape == batch["input_ids"].shape
+    True
+
+    ```
     """
 
     def __init__(

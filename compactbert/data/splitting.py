@@ -48,6 +48,17 @@ def split(
     Raises:
         ValueError: if a column is missing, the shares do not sum to 1, a class is too small for three splits, or a
             text is in two splits.
+
+    Example:
+
+    ```python
+    >>> from compactbert.data import read_table, split
+
+    >>> splits, leaks = split(read_table("reviews.csv"), leakage="report")
+    >>> {name: len(rows) for name, rows in splits.items()}
+    {'train': 42, 'validation': 9, 'test': 9}
+
+    ```
     """
     check_columns(dataset, [*text_columns, label_column], "The table")
     if leakage not in get_args(Leakage):

@@ -33,7 +33,18 @@ HELD_OUT_SHARE, HELD_OUT_SEED = 0.1, 42
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """Where the columns of a dataset are and what they mean."""
+    """Where the columns of a dataset are and what they mean.
+
+    Example:
+
+    ```python
+    >>> from compactbert.data import TASKS
+
+    >>> TASKS["mrpc"].text_columns, TASKS["mrpc"].metrics
+    (('sentence1', 'sentence2'), ('accuracy', 'f1'))
+
+    ```
+    """
 
     text_columns: tuple[str, ...] = ("text",)
     label_column: str = "label"
@@ -83,7 +94,19 @@ TASKS: dict[str, TaskSpec] = {
 @dataclass
 class Task:
     """A dataset ready to be encoded: labels are indices into `label_names`, rows of zeros and ones (multi-label),
-    values (regression) or lists of indices (token classification)."""
+    values (regression) or lists of indices (token classification).
+
+    Example:
+
+    ```python
+    >>> from compactbert.data import load_task
+
+    >>> task = load_task("reviews.csv")
+    >>> task.problem, task.head, task.label_names
+    ('single_label_classification', 'ForSequenceClassification', ['neg', 'pos'])
+
+    ```
+    """
 
     name: str
     problem: Problem
@@ -148,6 +171,17 @@ def load_task(
     Raises:
         ValueError: for an unknown task, a missing, empty or unreadable file, a missing column, rows without text, and
             evaluation labels that training never shows.
+
+    Example:
+
+    ```python
+    >>> from compactbert.data import load_task
+
+    >>> task = load_task("reviews.csv", max_train_rows=20)
+    >>> len(task.train), task.evaluation_split, len(task.evaluation)
+    (20, 'held_out', 6)
+
+    ```
     """
     if problem is not None and problem not in get_args(Problem):
         raise ValueError(f"`problem` must be one of {get_args(Problem)}, got {problem!r}.")
@@ -196,6 +230,17 @@ def load_texts(
 
     Raises:
         ValueError: as [`load_task`].
+
+    Example:
+
+    ```python
+    >>> from compactbert.data import load_texts
+
+    >>> (column,) = load_texts("reviews.csv", max_rows=5)
+    >>> len(column)
+    5
+
+    ```
     """
     spec = task_spec(name, text_columns)
     splits = read_splits(name, spec, data_dir)
@@ -241,7 +286,7 @@ def read_splits(name: str, spec: TaskSpec, data_dir: str | Path | None) -> dict[
             if splits := {file.stem: read_table(file) for file in files if file.is_file()}:
                 return splits
     if not spec.hub:
-        where = f"not in {str(data_dir)!r}" if data_dir else "no data folder is set (`--data-dir` or COMPACTBERT_DATA)"
+        where = f"not in {str(data_dir)!r}" if data_dir else "no data folder is set (`data_dir` or COMPACTBERT_DATA)"
         raise ValueError(
             f"Unknown task {name!r}: it is no csv, jsonl or parquet file, {where}, and not one of {sorted(TASKS)}."
         )
@@ -249,18 +294,29 @@ def read_splits(name: str, spec: TaskSpec, data_dir: str | Path | None) -> dict[
         return dict(load_dataset(*spec.hub))
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"Task {name!r} is not in a data folder, and loading it from the Hub failed ({error}). Set `--data-dir` or "
+            f"Task {name!r} is not in a data folder, and loading it from the Hub failed ({error}). Set `data_dir` or "
             f"COMPACTBERT_DATA to a folder with `{name}/train.parquet`, or choose the task `docstrings`."
         ) from error
 
 
-def read_table(path: Path) -> Dataset:
+def read_table(path: str | Path) -> Dataset:
     """
     Reads a csv, jsonl or parquet file.
 
     Raises:
         ValueError: if the file is missing, empty, not UTF-8 or not of its format.
+
+    Example:
+
+    ```python
+    >>> from compactbert.data import read_table
+
+    >>> read_table("reviews.csv").column_names
+    ['text', 'label']
+
+    ```
     """
+    path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no file {str(path)!r}.")
     data = path.read_bytes()
@@ -297,13 +353,25 @@ def check_table(path: Path) -> None:
         raise ValueError(f"{str(path)!r} exists: choose another `output`, or remove it.")
 
 
-def write_table(dataset: Dataset, path: Path) -> None:
+def write_table(dataset: Dataset, path: str | Path) -> None:
     """
     Writes a csv, jsonl or parquet file, which appears when it is complete.
 
     Raises:
         ValueError: if it exists, is of no such format, or is a csv file and rows hold lists.
+
+    Example:
+
+    ```python
+    >>> from compactbert.data import read_table, write_table
+
+    >>> write_table(read_table("reviews.csv"), "reviews.parquet")
+    >>> len(read_table("reviews.parquet"))
+    60
+
+    ```
     """
+    path = Path(path)
     check_table(path)
     frame = dataset.to_pandas()
     data = BytesIO()
@@ -343,6 +411,11 @@ def rewrite_table(
         raise ValueError(f"Nothing is left of the {report.get('rows')} rows of {str(source)!r}.")
     write_table(changed, output)
     return report
+
+
+def as_text(value: Any) -> str:
+    """A text column's value; tokens are joined, which a tokenizer splits again."""
+    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 def decode_utf8(data: bytes, source: str) -> str:
@@ -401,7 +474,7 @@ def check_columns(dataset: Dataset, columns: Sequence[str], what: str) -> None:
         if column not in dataset.column_names:
             raise ValueError(
                 f"{what} has no column {column!r}, only {dataset.column_names}: name the right ones with "
-                f"`--text-column` and `--label-column`."
+                f"`text_columns` and `label_column`."
             )
         values = dataset[column]
         missing = [
@@ -483,6 +556,7 @@ __all__ = [
     "Problem",
     "Task",
     "TaskSpec",
+    "as_text",
     "check_columns",
     "check_table",
     "decode_utf8",

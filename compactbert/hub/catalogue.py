@@ -25,6 +25,16 @@ def read_catalogue() -> list[dict[str, Any]]:
 
     Raises:
         ValueError: if a row lacks a field, or has one that there is not.
+
+    Example:
+
+    ```python
+    >>> from compactbert.hub import read_catalogue
+
+    >>> {"repo_id", "task", "scores", "license"} <= read_catalogue()[0].keys()
+    True
+
+    ```
     """
     text = files("compactbert.configs").joinpath("catalog.yaml").read_text(encoding="utf-8")
     entries = []
@@ -42,6 +52,17 @@ def find_entry(name: str) -> dict[str, Any]:
 
     Raises:
         ValueError: if there is none.
+
+    Example:
+
+    ```python
+    >>> from compactbert.hub import find_entry, read_catalogue
+
+    >>> entry = read_catalogue()[0]
+    >>> find_entry(entry["name"]) == find_entry(entry["repo_id"]) == entry
+    True
+
+    ```
     """
     entries = read_catalogue()
     for entry in entries:
@@ -51,7 +72,19 @@ def find_entry(name: str) -> dict[str, Any]:
 
 
 def catalogue_rows(entries: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The catalogue as a header and rows of text."""
+    """The catalogue as a header and rows of text.
+
+    Example:
+
+    ```python
+    >>> from compactbert.hub import catalogue_rows, read_catalogue
+
+    >>> header, rows = catalogue_rows(read_catalogue())
+    >>> header[:3], len(rows[0]) == len(header)
+    (('name', 'architecture', 'task'), True)
+
+    ```
+    """
     rows: list[tuple[str, ...]] = []
     for entry in entries:
         teacher = entry.get("teacher_scores", {})
@@ -80,6 +113,16 @@ def pull(name: str, output_dir: str | Path, *, revision: str | None = None) -> P
         ValueError: if the zoo has no such checkpoint, `output_dir` is taken, or there is no such revision.
         PermissionError: if the access token is not valid.
         ConnectionError: if it is not here and the Hub does not have it, fails or cannot be reached.
+
+    Example:
+
+    ```python
+    >>> from compactbert.hub import pull, read_catalogue
+
+    >>> (pull(read_catalogue()[0]["name"], "my-copy") / "config.json").is_file()
+    True
+
+    ```
     """
     entry, output_dir = find_entry(name), Path(output_dir)
     check_free(output_dir)

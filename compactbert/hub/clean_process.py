@@ -44,6 +44,16 @@ def run_without_packages(code: str, *arguments: str) -> str:
 
     Raises:
         RuntimeError: if it fails, with what it printed to standard error.
+
+    Example:
+
+    ```python
+    >>> from compactbert.hub import run_without_packages
+
+    >>> run_without_packages("import sys; print('hello', *sys.argv[1:])", "there").split()
+    ['hello', 'there']
+
+    ```
     """
     with tempfile.TemporaryDirectory() as modules:
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": modules, "TQDM_DISABLE": "1"}
@@ -70,6 +80,16 @@ def classify_in_clean_process(folder: str | Path, texts: list[str]) -> dict[str,
 
     Raises:
         RuntimeError: if the folder does not load there.
+
+    Example:
+
+    ```python
+    >>> from compactbert.hub import classify_in_clean_process
+
+    >>> classify_in_clean_process("my-model", ["A good film."])["class"]
+    'SmBertForSequenceClassification'
+
+    ```
     """
     return json.loads(run_without_packages(_CLASSIFY, str(folder), json.dumps(texts)).splitlines()[-1])
 

@@ -28,6 +28,16 @@ def kind_of(folder: str | Path) -> Kind:
 
     Raises:
         ValueError: if it is none of them, or not there.
+
+    Example:
+
+    ```python
+    >>> from compactbert.hub import kind_of
+
+    >>> kind_of("my-model"), kind_of("my-adapter"), kind_of("my-space")
+    ('model', 'adapter', 'space')
+
+    ```
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -75,6 +85,15 @@ def check_contents(folder: str | Path) -> None:
     Raises:
         ValueError: if there are pickles, optimizer states, links or files of an unknown kind, or a file holds a token
             or a path of this machine.
+
+    Example:
+
+    ```python
+    >>> from compactbert.hub import check_contents
+
+    >>> check_contents("my-model")
+
+    ```
     """
     folder = Path(folder)
     is_space = kind_of(folder) == "space"

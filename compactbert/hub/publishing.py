@@ -1,18 +1,18 @@
 """From a complete folder to a repository on the Hub, in one commit."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from filelock import FileLock
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, cached_assets_path
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import RevisionNotFoundError
 
 from ..cards import Folder
-from ..files import check_free
+from ..files import check_free, new_folder
 from .contents import check_contents, front_matter, kind_of, list_contents
 from .staging import stage
 
@@ -72,6 +72,17 @@ def push(
         ValueError: if the folder holds what does not belong in a repository, or arguments contradict each other.
         PermissionError: if there is no access token, or it does not allow this.
         ConnectionError: if the Hub cannot be reached, or refuses; what it says and what to do is in the message.
+
+    Example:
+
+    ```python
+    >>> from compactbert.hub import push
+
+    >>> report = push("my-space", "me/my-space", dry_run=True)
+    >>> report["repo_type"], [file["path"] for file in report["files"]]
+    ('space', ['README.md', 'app.py', 'requirements.txt'])
+
+    ```
     """
     folder = Path(folder)
     kind = kind_of(folder)
@@ -162,6 +173,17 @@ def publish(
 
     Raises:
         ValueError, PermissionError, ConnectionError: as [`stage`] and [`push`].
+
+    Example:
+
+    ```python
+    >>> from compactbert.hub import publish
+
+    >>> report = publish("my-space", "me/my-space", models=["me/my-model"], dry_run=True)
+    >>> report["kind"], report["repo_type"]
+    ('space', 'space')
+
+    ```
     """
     if output_dir is not None:
         check_free(Path(output_dir))
@@ -170,8 +192,8 @@ def publish(
         if base is not None:
             with clear_errors(base):
                 base_revision = HfApi().model_info(base).sha
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "staged"
+    with _scratch_folder(repo_id) as scratch:
+        folder = scratch / "staged"
         staged = stage(
             source,
             folder,
@@ -188,8 +210,23 @@ def publish(
         pushed = push(folder, repo_id, dry_run=dry_run, **push_options)
         # Now, so that what failed before can be given again.
         if output_dir is not None:
-            shutil.copytree(folder, output_dir, dirs_exist_ok=True)
+            with new_folder(Path(output_dir)) as partial:
+                shutil.copytree(folder, partial, dirs_exist_ok=True)
     return pushed | {"kind": staged["kind"], "difference": staged["difference"]}
+
+
+@contextmanager
+def _scratch_folder(repo_id: str) -> Iterator[Path]:
+    """An empty folder for one repository at a time, which goes afterwards. Not a temporary one: what a killed process
+    leaves in it, the same command finds and removes."""
+    folder = cached_assets_path("compactbert", namespace=repo_id)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_tag(api: HfApi, of: dict[str, Any], tag: str, commit: str) -> None:

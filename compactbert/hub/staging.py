@@ -107,6 +107,17 @@ def stage(
     Raises:
         ValueError: if the folder, an argument or the repository's name is wrong, the licence or the base is not known,
             something in the folder does not belong in a repository, or it does not load as it should.
+
+    Example:
+
+    ```python
+    >>> from compactbert.hub import stage
+
+    >>> report = stage("my-model", "staged", "me/my-model", license="apache-2.0", dtype="float16")
+    >>> report["kind"], "modeling_smbert.py" in [file["path"] for file in report["files"]]
+    ('model', True)
+
+    ```
     """
     source, output_dir = Path(source), Path(output_dir)
     try:

@@ -48,6 +48,21 @@ def fuse(model: PreTrainedModel, unpad: bool = False) -> PreTrainedModel:
     Raises:
         ValueError: for a model of another family, in another type, or that carries adapters; later, where attention
             maps, hidden states or a prefix are asked for, and where the fused model is saved or trained.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from compactbert.inference import fuse
+    >>> from modeling_mobilebert_md import MobileBertMdConfig, MobileBertMdModel
+
+    >>> model = MobileBertMdModel(MobileBertMdConfig.from_stages([(1, 64), (1, 32)], vocab_size=100)).eval()
+    >>> ids = torch.arange(1, 9)[None]
+    >>> difference = fuse(model)(ids).last_hidden_state - model(ids).last_hidden_state
+    >>> difference.abs().max().item() < 1e-3
+    True
+
+    ```
     """
     if getattr(model, "peft_config", None) or any(hasattr(module, "base_layer") for module in model.modules()):
         raise ValueError(

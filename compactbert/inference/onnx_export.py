@@ -61,6 +61,16 @@ def export(
 
     Raises:
         ValueError: as [`export_onnx`], for another format, or if the model or task cannot be read.
+
+    Example:
+
+    ```python
+    >>> from compactbert.inference import export
+
+    >>> export("my-model", "reviews-onnx")["files"]
+    ['onnx/model.onnx']
+
+    ```
     """
     if to != "onnx":
         raise ValueError(f"`to` must be 'onnx', got {to!r}.")
@@ -112,6 +122,18 @@ def export_onnx(
     Raises:
         ValueError: for a model that cannot be fused, an unknown kind of int8, `"static"` without rows, an `output_dir`
             that is taken, a missing library, or an export that computes something else.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.inference import export_onnx
+
+    >>> model, tokenizer = load_pretrained("my-model", "ForSequenceClassification")
+    >>> export_onnx(model, tokenizer, "reviews-onnx")["max_error"] < 1e-5
+    True
+
+    ```
     """
     runtime = library("onnxruntime")
     library("onnxscript")

@@ -26,7 +26,7 @@ from transformers.utils import find_adapter_config_file, logging
 
 from ..convert import load_pretrained, resolve_model
 from ..data import encode_texts, first_words, length_limit, read_table
-from ..data.tasks import FILE_SUFFIXES, check_columns, decode_utf8
+from ..data.tasks import FILE_SUFFIXES, as_text, check_columns, decode_utf8
 from ..files import write_text
 from .fusion import fuse
 from .onnx import FILES as ONNX_FILES
@@ -56,6 +56,19 @@ def predict_logits(
 
     Returns:
         Per row, in the order of `features`: float32 logits of shape `(num_labels,)`, or `(tokens, num_labels)`.
+
+    Example:
+
+    ```python
+    >>> from compactbert.data import encode_texts
+    >>> from compactbert.inference import load_for_inference, predict_logits
+
+    >>> model, tokenizer = load_for_inference("my-model", "ForSequenceClassification")
+    >>> features, _, _ = encode_texts([["A good film.", "Dull."]], tokenizer, max_length=32)
+    >>> [logits.shape for logits in predict_logits(model, tokenizer, features)]
+    [(2,), (2,)]
+
+    ```
     """
     was_training = model.training
     model.eval()
@@ -115,6 +128,17 @@ def predict(
 
     Raises:
         ValueError: if the model or the input cannot be read, the input is empty or not UTF-8, or a column is missing.
+
+    Example:
+
+    ```python
+    >>> import compactbert
+
+    >>> rows = compactbert.predict("my-model", ["A warm, funny film.", "Dull."])
+    >>> [sorted(row) for row in rows]
+    [['label', 'score', 'text'], ['label', 'score', 'text']]
+
+    ```
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
@@ -142,7 +166,19 @@ def load_for_inference(
     model: str | Path, head: str, trust_remote_code: bool = False, runtime: Runtime = "torch"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """As [`~compactbert.convert.load_pretrained`], but an untrained head is refused, an adapter comes on its base, and
-    the model computes in a runtime; on an accelerator if there is, but for ONNX."""
+    the model computes in a runtime; on an accelerator if there is, but for ONNX.
+
+    Example:
+
+    ```python
+    >>> from compactbert.inference import load_for_inference
+
+    >>> model, tokenizer = load_for_inference("my-model", "ForSequenceClassification", runtime="fused")
+    >>> type(model).__name__
+    'FusedSmBertForSequenceClassification'
+
+    ```
+    """
     loaded: Any
     if runtime not in get_args(Runtime):
         raise ValueError(f"`runtime` must be one of {get_args(Runtime)}, got {runtime!r}.")
@@ -205,7 +241,7 @@ def _read_columns(source: Any, text_columns: Sequence[str], pairs: bool) -> list
     if isinstance(source, str | Path) and Path(source).suffix in FILE_SUFFIXES:
         table = read_table(Path(source))
         check_columns(table, text_columns, str(source))
-        return [[_as_text(value) for value in table[column]] for column in text_columns]
+        return [[as_text(value) for value in table[column]] for column in text_columns]
     rows = _read_lines(source, pairs) if isinstance(source, str | Path) else list(source)
     if not rows:
         raise ValueError(f"There is nothing to predict: {str(source)[:80]!r} is empty.")
@@ -214,11 +250,6 @@ def _read_columns(source: Any, text_columns: Sequence[str], pairs: bool) -> list
     if any(isinstance(row, str) or len(row) != 2 for row in rows):
         raise ValueError(f"`source` must hold texts, or pairs of two texts, got {rows[0]!r}.")
     return [list(column) for column in zip(*rows, strict=True)]
-
-
-def _as_text(value: Any) -> str:
-    """A text column's value; tokens are joined, the tokenizer splits them again."""
-    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 def _read_lines(source: str | Path, pairs: bool) -> list:

@@ -8,7 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
 from ..benchmark import Shape
-from ..convert import FAMILIES as CONVERTIBLE
+from ..convert import CONVERTIBLE
 from ..data import Task, load_task, load_texts
 from ..structure import FAMILIES
 from .recipe import TASK_SETTINGS
@@ -45,7 +45,7 @@ def check_model(
     chains: Sequence[Sequence[Stage]],
     shapes: Sequence[Shape] | None,
     finetuned: bool,
-    **options: Any,
+    trust_remote_code: bool,
 ) -> list[Shape]:
     """
     Follows the sizes of the model through the stages, from its configuration alone.
@@ -57,7 +57,7 @@ def check_model(
         ValueError: naming the stage that cannot be carried out, and why.
     """
     try:
-        config = AutoConfig.from_pretrained(source, **options)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, StrictDataclassError) as error:
         raise ValueError(f"Cannot load {str(source)!r}: {error}") from error
     if config.model_type not in (*FAMILIES, *CONVERTIBLE):

@@ -14,7 +14,7 @@ from ..convert import resolve_model
 from ..evaluation import evaluate
 from ..files import check_free
 from ..provenance import command_line, public_settings
-from ..training.run import open_work_dir, work_dir_of
+from ..training.run import end_moved_run, open_work_dir, work_dir_of
 from .checks import check_data, check_model
 from .recipe import TASK_SETTINGS, Recipe, check_order, epochs_of, first_shrinking, load_recipe
 from .report import build_report, write_plot
@@ -80,6 +80,17 @@ def compress(
     Raises:
         ValueError: if an argument or the recipe is wrong, the model or task cannot be read, or `<output_dir>.partial`
             belongs to a run with other arguments.
+
+    Example:
+
+    ```python
+    >>> import compactbert
+
+    >>> report = compactbert.compress("my-bert", "reviews.csv", "small", recipe="demo", max_steps=8, shapes=["1x16"])
+    >>> [point["name"] for point in report["points"] if point["kind"] == "stage"]
+    ['teacher', 'prune', 'SmBERT']
+
+    ```
     """
     settings = {name: value for name, value in locals().items() if name != "task_options"} | task_options
     output_dir = Path(output_dir).absolute()
@@ -97,21 +108,19 @@ def compress(
     check_order(stages, f"the recipe {loaded.name!r}", finetuned, skipped)
     source = resolve_model(model)
     work_dir = work_dir_of(output_dir)
-    if (output_dir / "report.json").is_file() and work_dir.is_dir() and not (work_dir / "finished").exists():
-        # Killed after the result had been moved to its place.
-        shutil.rmtree(work_dir)
-        return json.loads((output_dir / "report.json").read_text())
+    settings["recipe"] = _as_data(stages, loaded.baselines)
+    settings = json.loads(json.dumps(settings, default=str))
+    if (earlier := end_moved_run(output_dir, "report.json", settings)) is not None:
+        return earlier
     check_free(output_dir)
     chains = [stages, *((*stages[: first_shrinking(stages)], *items) for items in loaded.baselines.values())]
     loaded_task = check_data(task, chains, data_dir, **task_options)
-    measured = check_model(source, loaded_task, chains, parsed, finetuned, trust_remote_code=trust_remote_code)
+    measured = check_model(source, loaded_task, chains, parsed, finetuned, trust_remote_code)
     given_scores = None
     if finetuned:
         # Now, so that a model without a trained head is refused before anything else.
         length = stages[-1].settings.get("max_length", 128)
         given_scores = evaluate(source, task=loaded_task, max_length=length, trust_remote_code=trust_remote_code)
-    settings["recipe"] = _as_data(stages, loaded.baselines)
-    settings = json.loads(json.dumps(settings, default=str))
     compared = {name: value for name, value in settings.items() if name not in MAY_CHANGE}
     open_work_dir(work_dir, compared, unfinished=any(work_dir.glob("seed-*")))
 

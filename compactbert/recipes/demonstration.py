@@ -36,6 +36,17 @@ def demo(output_dir: str | Path = "compactbert-demo", *, seed: int = 42) -> dict
 
     Raises:
         ValueError: if the weights are not installed or `output_dir` is taken.
+
+    Example:
+
+    ```python
+    >>> import compactbert
+
+    >>> result = compactbert.demo("compactbert-demo")
+    >>> result["clean_process"]["class"]
+    'SmBertForSequenceClassification'
+
+    ```
     """
     started = time.perf_counter()
     report = _finished_run(Path(output_dir), seed) or compress(

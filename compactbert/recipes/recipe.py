@@ -28,6 +28,17 @@ class Recipe:
         stages (tuple of [`Stage`]): From the given model to the result.
         baselines (`dict` of name to tuple of [`Stage`]): Other ways, which start from the output of the last stage that
             did not make the model smaller.
+
+    Example:
+
+    ```python
+    >>> from compactbert.recipes import load_recipe
+
+    >>> recipe = load_recipe({"name": "mine", "stages": ["finetune", {"prune": {"every": 2}}, "distill"]})
+    >>> [stage.name for stage in recipe.stages]
+    ['finetune', 'prune', 'distill']
+
+    ```
     """
 
     name: str
@@ -49,7 +60,18 @@ def epochs_of(stage: Stage) -> float:
 
 
 def list_recipes(folder: str = "recipes") -> list[str]:
-    """Names of the shipped recipes of [`~compactbert.compress`], or of `"transfer"`."""
+    """Names of the shipped recipes of [`~compactbert.compress`], or of `"transfer"`.
+
+    Example:
+
+    ```python
+    >>> from compactbert.recipes import list_recipes
+
+    >>> "smbert-minilm" in list_recipes(), "mobilebert-paper" in list_recipes("transfer")
+    (True, True)
+
+    ```
+    """
     shipped = files("compactbert.configs").joinpath(folder)
     return sorted(file.name.removesuffix(".yaml") for file in shipped.iterdir() if file.name.endswith(".yaml"))
 
@@ -61,6 +83,16 @@ def load_recipe(recipe: str | Path | Mapping[str, Any] | Recipe) -> Recipe:
     Raises:
         ValueError: if there is no such recipe, it is not YAML, a stage or setting is unknown, or the stages cannot
             follow each other; naming the stage.
+
+    Example:
+
+    ```python
+    >>> from compactbert.recipes import load_recipe
+
+    >>> load_recipe("smbert-paper").stages[0].kind
+    'finetune'
+
+    ```
     """
     if isinstance(recipe, Recipe):
         return recipe
@@ -80,7 +112,7 @@ def read_recipe(recipe: str | Path, folder: str) -> Mapping[str, Any]:
     if not shipped.is_file() and not path.is_file():
         raise ValueError(f"There is no recipe or file {str(recipe)!r}; the recipes are {list_recipes(folder)}.")
     try:
-        data = yaml.load((shipped if shipped.is_file() else path).read_text(encoding="utf-8"), _Loader)
+        data = yaml.load((shipped if shipped.is_file() else path).read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"The recipe {str(recipe)!r} is not valid YAML: {error}") from error
     if not isinstance(data, Mapping):
@@ -160,11 +192,11 @@ def _check_settings(kind: str, settings: Mapping[str, Any], where: str) -> None:
             raise ValueError(f"{where} has `{name}: {value!r}`: expected {expected}.")
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """YAML 1.1 as PyYAML reads it, but 1e-4 is a number, as everybody means it."""
 
 
-_Loader.add_implicit_resolver(
+Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
 
@@ -242,4 +274,13 @@ def check_order(stages: Sequence[Stage], source: str, finetuned: bool = False, g
         )
 
 
-__all__ = ["Recipe", "check_order", "epochs_of", "first_shrinking", "list_recipes", "load_recipe", "read_recipe"]
+__all__ = [
+    "Loader",
+    "Recipe",
+    "check_order",
+    "epochs_of",
+    "first_shrinking",
+    "list_recipes",
+    "load_recipe",
+    "read_recipe",
+]

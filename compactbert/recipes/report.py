@@ -11,6 +11,7 @@ from ..benchmark import Shape, measure_latency
 from ..compression import count_bytes, count_macs, count_parameters
 from ..convert import load_pretrained
 from ..data import Task
+from ..files import write_figure
 from ..provenance import environment
 from .stages import SHRINKING, StageResult
 
@@ -157,7 +158,7 @@ def write_plot(report: Mapping[str, Any], path: Path) -> None:
     if any(point["kind"] == "baseline" for point in report["points"]):
         size_axes.legend()
     figure.suptitle(f"{report['recipe']['name']}: quality against latency and size, each stage and baseline")
-    figure.savefig(path, dpi=120)
+    write_figure(path, figure)
 
 
 __all__ = ["build_report", "write_plot"]

@@ -13,6 +13,7 @@ from ..compression import describe, prune_iteratively, prune_vocabulary
 from ..compression.importance import Method
 from ..convert import load_pretrained
 from ..data import data_collator, encode_task, length_limit, load_task
+from ..data.tasks import as_text
 from ..evaluation import evaluate
 from ..files import check_free
 from ..structure import layer_shapes
@@ -163,11 +164,7 @@ def prune_vocabulary_on_task(
     loaded_task = load_task(task, data_dir, **task_options)
     loaded, tokenizer = load_pretrained(model, loaded_task.head, trust_remote_code, require_head=True)
     dataset = loaded_task.evaluation if loaded_task.train is None else loaded_task.train
-    texts = [
-        " ".join(value) if isinstance(value, list) else str(value)
-        for column in loaded_task.text_columns
-        for value in dataset[column]
-    ]
+    texts = [as_text(value) for column in loaded_task.text_columns for value in dataset[column]]
     before = len(tokenizer)
     pruned, smaller = prune_vocabulary(loaded, tokenizer, texts, min_count=min_count, size=size)
     scores = evaluate(pruned, smaller, loaded_task, max_length=max_length)

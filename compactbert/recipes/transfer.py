@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..provenance import command_line, public_settings
 from ..structure import layer_shapes
 from ..training import ib_teacher, pretrain, transfer_knowledge
 from ..training.pretraining import batches_of
-from ..training.run import save_folder
+from ..training.run import save_folder, work_dir_of
 from ..training.text import check_transfer, is_architecture, train_on_corpus
 from .recipe import read_recipe
 from .stages import count_of, layers_kept
@@ -45,6 +46,17 @@ class TransferRecipe:
         student (`str` or `dict`): A preset, a JSON file of an architecture, or a folder; or `{"prune": ...}` with
             arguments of [`prune_on_corpus`]: what that leaves of the teacher.
         transfer (`dict`): Arguments of [`~compactbert.training.transfer_knowledge`].
+
+    Example:
+
+    ```python
+    >>> from compactbert.recipes import load_transfer_recipe
+
+    >>> recipe = load_transfer_recipe("mobilebert-md-minilm")
+    >>> list(recipe.teacher)
+    ['ib_teacher']
+
+    ```
     """
 
     name: str
@@ -61,6 +73,16 @@ def load_transfer_recipe(recipe: str | Path | Mapping[str, Any]) -> TransferReci
 
     Raises:
         ValueError: if there is no such recipe, it is not YAML, or a key or setting is missing or unknown.
+
+    Example:
+
+    ```python
+    >>> from compactbert.recipes import load_transfer_recipe
+
+    >>> load_transfer_recipe("mobilebert-paper").transfer["max_steps"] > 500_000
+    True
+
+    ```
     """
     data = recipe if isinstance(recipe, Mapping) else read_recipe(recipe, "transfer")
     source = str(data.get("name", "the given recipe") if isinstance(recipe, Mapping) else recipe)
@@ -159,6 +181,25 @@ def transfer(
     Raises:
         ValueError: if an argument or the recipe is wrong, or text, teacher and student do not fit each other.
         FloatingPointError: if a loss is not finite, see [`~compactbert.training.PretrainingTrainer`].
+
+    Example:
+
+    ```python
+    >>> import compactbert
+
+    >>> recipe = {
+    ...     "corpus": {"sequence_length": 32, "held_out": 0},
+    ...     "teacher": {
+    ...         "ib_teacher": {"model": "my-bert", "feature_map_size": 64, "embedding_size": 32, "max_steps": 2}
+    ...     },
+    ...     "student": "student.json",
+    ...     "transfer": {"max_steps": 8},
+    ... }
+    >>> report = compactbert.transfer("texts.txt", "my-mobilebert", recipe=recipe)
+    >>> report["steps"]
+    8
+
+    ```
     """
     given = {name: value for name, value in locals().items() if value is not None}
     loaded = load_transfer_recipe(recipe)
@@ -177,6 +218,9 @@ def transfer(
     corpus_dir = Path(corpus or output_dir.with_name(f"{output_dir.name}-corpus"))
     ((kind, settings),) = loaded.teacher.items()
     has_teacher = teacher_dir.is_dir() and any(teacher_dir.iterdir())
+    if has_teacher:
+        # Of a run that was killed when its teacher had come to its place.
+        shutil.rmtree(work_dir_of(teacher_dir), ignore_errors=True)
     _check_student(loaded, options)
     if not is_architecture(settings["model"]):
         tokenizer = settings["model"]
@@ -284,6 +328,7 @@ def _finish(
     report["texts"] = [Path(text).name for text in texts if isinstance(text, str | Path)]
     if isinstance(given["recipe"], str | Path):
         report["command"] = command_line(transfer, public_settings(given))
+    shutil.rmtree(work_dir_of(output_dir), ignore_errors=True)
     write_text(output_dir / "metrics.json", json.dumps(report, indent=2) + "\n")
     write_text(output_dir / "README.md", render_card(output_dir))
     return report

@@ -1,6 +1,7 @@
 """Training on transformers' `Trainer`: on tasks (fine-tuning, distillation, module replacing) and on text."""
 
 from .distillation import DistillationConfig, DistillationTrainer, LossTerm, distill
+from .embeddings import train_embeddings
 from .finetuning import FinetuningConfig, FinetuningTrainer, finetune
 from .ib_teacher import make_ib_bert
 from .multitask import MultiTaskModel, TaskBatchSampler, multitask_collator
@@ -34,5 +35,6 @@ __all__ = [
     "multitask_collator",
     "pretrain",
     "theseus",
+    "train_embeddings",
     "transfer_knowledge",
 ]

@@ -20,7 +20,7 @@ from transformers import (
 
 from ..adapters import adapter_config, get_peft_model
 from ..adapters.loading import fingerprint
-from ..convert import FAMILIES, MINILM_ON_HUB, resolve_model
+from ..convert import CONVERTIBLE, MINILM_ON_HUB, resolve_model
 from ..structure import ADAPTER_HEADS
 from .run import Precision, ResumableTrainer, TrainingRun, save_folder, train_on_task
 
@@ -85,6 +85,17 @@ def adapt(
     Raises:
         ValueError: as [`finetune`]; for a method or options that there are not, that do not fit the model or the task,
             or for `merge` with a method that cannot be merged.
+
+    Example:
+
+    ```python
+    >>> import compactbert
+
+    >>> report = compactbert.adapt("my-model", "reviews.csv", "reviews-lora", method="lora", options={"r": 2}, epochs=1)
+    >>> report["parameters"]["trainable"] < report["parameters"]["full"]
+    True
+
+    ```
     """
     methods, options = method.split("+"), dict(options or {})
     for name in methods:
@@ -141,7 +152,7 @@ def adapt(
             save_folder(_merged(adapted, method), tokenizer, report, folder)
         else:
             source = AutoConfig.from_pretrained(resolve_model(model), trust_remote_code=trust_remote_code)
-            renamed = source.model_type in FAMILIES and FAMILIES[source.model_type].renames
+            renamed = source.model_type in CONVERTIBLE and CONVERTIBLE[source.model_type].renames
             alone = not renamed and _loads_without_package(adapted)
             report["needs_package"] = not alone
             # PEFT would look for a changed vocabulary in the base's configuration, which may be of another family.

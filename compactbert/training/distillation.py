@@ -47,6 +47,18 @@ class LossTerm:
             Its weight; a term of weight 0 is not called.
         student, teacher ([`~compactbert.training.teacher.Request`], *optional*):
             Hidden states, attention maps or queries, keys and values that it needs of either, beside the logits.
+
+    Example:
+
+    ```python
+    >>> from compactbert.training import LossTerm
+
+    >>> def confidence(student, teacher, batch):
+    ...     return student.logits["logits"].logsumexp(-1).mean()
+    >>> LossTerm(confidence, weight=0.1).weight
+    0.1
+
+    ```
     """
 
     function: Callable[[Observation, Observation, Mapping[str, Tensor]], Tensor]
@@ -90,6 +102,17 @@ class DistillationConfig(TrainingArguments):
 
     Raises:
         ValueError: for a temperature that is not positive, and a negative weight.
+
+    Example:
+
+    ```python
+    >>> from compactbert.training import DistillationConfig
+
+    >>> config = DistillationConfig(output_dir="run", hidden_state_weight=0.5, layer_map=[[1, 2], [2, 4]])
+    >>> config.kd_loss_weight
+    5.0
+
+    ```
     """
 
     temperature: float = field(default=3.0, metadata={"help": "Temperature of the soft targets."})
@@ -145,6 +168,27 @@ class DistillationTrainer(ResumableTrainer):
         ValueError: if student and teacher differ in vocabulary, head or labels, a layer pair does not exist, attention
             maps are asked for without eager attention or with a cache, widths do not suit `relation_heads`, no term has
             a weight, or one of `loss_terms` a negative one.
+
+    Example:
+
+    ```python
+    >>> from compactbert.compression import PruningPlan, prune
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.data import data_collator, encode_task, load_task
+    >>> from compactbert.training import DistillationConfig, DistillationTrainer
+
+    >>> teacher, tokenizer = load_pretrained("my-model", "ForSequenceClassification")
+    >>> student = prune(teacher, PruningPlan.keep_layers(teacher.config, [0]))
+    >>> task = load_task("reviews.csv")
+    >>> rows, _ = encode_task(task, task.train, tokenizer, max_length=32)
+    >>> args = DistillationConfig(output_dir="run", max_steps=2, report_to="none")
+    >>> trainer = DistillationTrainer(
+    ...     student, teacher, args, train_dataset=rows, data_collator=data_collator(task, tokenizer)
+    ... )
+    >>> trainer.train().global_step
+    2
+
+    ```
     """
 
     _tag_names = ("compactbert", "distillation")
@@ -531,6 +575,17 @@ relation_weight, layer_map, relation_map, relation_heads, teacher_cache:
 
     Raises:
         ValueError: as [`finetune`] and [`DistillationTrainer`], and if student and teacher have different tokenizers.
+
+    Example:
+
+    ```python
+    >>> from compactbert.training import distill
+
+    >>> report = distill("my-model", "reviews.csv", "student", teacher="my-model", epochs=1, hidden_state_weight=1.0)
+    >>> report["settings"]["teacher"]
+    'my-model'
+
+    ```
     """
     if texts is not None:
         hard_label_weight = 0.0

@@ -12,9 +12,9 @@ from transformers import set_seed
 from ..convert import load_pretrained
 from ..data import length_limit, load_task, load_texts
 from ..data.tasks import read_splits, task_spec
-from ..files import check_free, write_text
+from ..files import check_free, told_of_full_disk, write_text
 from ..provenance import environment, public_settings
-from .run import Precision, computes_in_bf16, last_complete_checkpoint, open_work_dir, work_dir_of
+from .run import Precision, computes_in_bf16, end_moved_run, last_complete_checkpoint, open_work_dir, work_dir_of
 
 
 Method = Literal["simcse", "pairs", "margin"]
@@ -79,6 +79,17 @@ max_length, warmup, precision, seed, trust_remote_code:
     Raises:
         ValueError: if an argument is out of range, the model or task cannot be read, the method does not fit the task
             or the model, a library is missing, or `output_dir` is taken.
+
+    Example:
+
+    ```python
+    >>> from compactbert.training import train_embeddings
+
+    >>> report = train_embeddings("my-bert", "reviews.csv", "my-embeddings", method="simcse", max_steps=2)
+    >>> report["method"], report["steps"]
+    ('simcse', 2)
+
+    ```
     """
     settings: dict[str, Any] = {
         name: str(value) if isinstance(value, Path) else value for name, value in locals().items()
@@ -98,6 +109,8 @@ max_length, warmup, precision, seed, trust_remote_code:
     except ImportError as error:
         raise ValueError('This needs a library: run `pip install "compactbert[sentence-transformers]"`.') from error
     output_dir = Path(output_dir)
+    if (done := end_moved_run(output_dir, "metrics.json", settings)) is not None:
+        return done
     check_free(output_dir)
     rows = _rows(method, task, data_dir, text_columns, label_column, positive, max_rows)
     set_seed(seed)
@@ -149,7 +162,8 @@ max_length, warmup, precision, seed, trust_remote_code:
         train_dataset=rows,
         loss=loss,
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with told_of_full_disk(work_dir):
+        trainer.train(resume_from_checkpoint=checkpoint)
     public = public_settings(settings)
     report = {
         "task": public["task"],

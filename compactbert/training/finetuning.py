@@ -86,6 +86,16 @@ class FinetuningConfig(TrainingArguments):
 
     Raises:
         ValueError: for a value out of range, or a schedule that there is not.
+
+    Example:
+
+    ```python
+    >>> from compactbert.training import FinetuningConfig
+
+    >>> FinetuningConfig(output_dir="run", layer_decay=0.9, class_weights="balanced").layer_decay
+    0.9
+
+    ```
     """
 
     optimizer: str = field(default="adamw", metadata={"help": "adamw or lamb."})
@@ -144,6 +154,23 @@ class FinetuningTrainer(ResumableTrainer):
 
     Raises:
         ValueError: if the settings do not fit the model, the problem or the schedule.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.data import data_collator, encode_task, load_task
+    >>> from compactbert.training import FinetuningConfig, FinetuningTrainer
+
+    >>> model, tokenizer = load_pretrained("my-model", "ForSequenceClassification")
+    >>> task = load_task("reviews.csv")
+    >>> rows, _ = encode_task(task, task.train, tokenizer, max_length=32)
+    >>> args = FinetuningConfig(output_dir="run", max_steps=2, r_drop=0.5, report_to="none")
+    >>> trainer = FinetuningTrainer(model, args, train_dataset=rows, data_collator=data_collator(task, tokenizer))
+    >>> trainer.train().global_step
+    2
+
+    ```
     """
 
     def __init__(
@@ -450,6 +477,17 @@ def finetune(
         ValueError: if an argument is out of range, the model or task cannot be read, the task has no training split,
             `output_dir` is taken, `training_arguments` has an unknown field or a wrong value, or
             `<output_dir>.partial` belongs to a run with other arguments.
+
+    Example:
+
+    ```python
+    >>> import compactbert
+
+    >>> report = compactbert.finetune("my-bert", "reviews.csv", "reviews-model", epochs=1, max_length=32)
+    >>> list(report["metrics"])
+    ['accuracy', 'macro_f1']
+
+    ```
     """
 
     _check_names(training_arguments or {})

@@ -47,6 +47,22 @@ def make_ib_bert(
     Raises:
         ValueError: for a model of another family, with layers of different size, or wider than the feature map, and
             for counts of another vocabulary.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from compactbert.training import make_ib_bert
+    >>> from modeling_smbert import SmBertConfig, SmBertModel
+
+    >>> bert = SmBertModel(SmBertConfig(vocab_size=100, hidden_size=64, attention_head_size=8)).eval()
+    >>> teacher = make_ib_bert(bert, feature_map_size=96, embedding_size=64)
+    >>> ids = torch.arange(1, 9)[None]
+    >>> difference = teacher.mobilebert(ids).last_hidden_state[..., :64] - bert(ids).last_hidden_state
+    >>> difference.abs().max().item() < 0.01
+    True
+
+    ```
     """
     config = model.config
     if config.model_type != "smbert":

@@ -22,9 +22,14 @@ class MultiTaskModel(nn.Module):
     Example:
 
     ```python
-    student = MultiTaskModel({"mrpc": pairs_model, "sst2": sentence_model})
-    loss = student(task="mrpc", **batch).loss
-    student.models["mrpc"].save_pretrained("mrpc-student")
+    >>> from compactbert.training import MultiTaskModel
+    >>> from modeling_smbert import SmBertConfig, SmBertForSequenceClassification
+
+    >>> config = SmBertConfig(vocab_size=100, hidden_size=64, attention_head_size=8)
+    >>> student = MultiTaskModel({task: SmBertForSequenceClassification(config) for task in ("mrpc", "sst2")})
+    >>> student.models["mrpc"].bert is student.models["sst2"].bert
+    True
+
     ```
     """
 
@@ -77,6 +82,17 @@ class TaskBatchSampler(torch.utils.data.Sampler[int]):
         batch_size (`int`): Rows per batch.
         seed (`int`, *optional*, defaults to 0): Of the order, which depends on it and the epoch alone, so that a run
             that continues goes on where it stopped.
+
+    Example:
+
+    ```python
+    >>> from compactbert.training import TaskBatchSampler
+
+    >>> rows = list(TaskBatchSampler(["mrpc", "sst2", "mrpc", "sst2"], batch_size=2))
+    >>> sorted(rows[:2]) in ([0, 2], [1, 3])
+    True
+
+    ```
     """
 
     def __init__(self, tasks: Sequence[str], batch_size: int, seed: int = 0):
@@ -110,6 +126,17 @@ def multitask_collator(collators: Mapping[str, Callable]) -> Callable[[list[dict
 
     Raises:
         ValueError: from the collator, for a batch of several tasks.
+
+    Example:
+
+    ```python
+    >>> from compactbert.training import multitask_collator
+
+    >>> collate = multitask_collator({"sst2": lambda rows: {"labels": [row["labels"] for row in rows]}})
+    >>> collate([{"task": "sst2", "labels": 1}, {"task": "sst2", "labels": 0}])
+    {'labels': [1, 0], 'task': 'sst2'}
+
+    ```
     """
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:

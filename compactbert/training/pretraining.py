@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
+from ..data import IGNORED_LABEL
 from ..structure import layers_of
 from .losses import pretraining_distillation_loss
 from .run import ResumableTrainer
@@ -43,6 +44,16 @@ class PretrainingConfig(TrainingArguments):
 
     Raises:
         ValueError: for another optimizer or part.
+
+    Example:
+
+    ```python
+    >>> from compactbert.training import PretrainingConfig
+
+    >>> PretrainingConfig(output_dir="run", max_steps=1000, trained="head").optimizer
+    'adamw'
+
+    ```
     """
 
     optimizer: str = field(default="adamw", metadata={"help": "adamw or lamb."})
@@ -77,6 +88,21 @@ class PretrainingTrainer(ResumableTrainer):
         ValueError: if the model has no language modelling head.
         FloatingPointError: in training, if the loss is not finite, with the step, the samples of the batch and the
             last checkpoint.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.data import Corpus, PretrainingCollator
+    >>> from compactbert.training import PretrainingConfig, PretrainingTrainer
+
+    >>> model, tokenizer = load_pretrained("my-bert", "ForPreTraining")
+    >>> args = PretrainingConfig(output_dir="run", max_steps=2, report_to="none")
+    >>> rows, collator = Corpus.open("my-corpus").train, PretrainingCollator(tokenizer)
+    >>> PretrainingTrainer(model, args, train_dataset=rows, data_collator=collator).train().global_step
+    2
+
+    ```
     """
 
     _tag_names = ("compactbert", "pretraining")
@@ -121,7 +147,7 @@ class PretrainingTrainer(ResumableTrainer):
     ) -> dict[str, Tensor]:
         """The loss by its parts: `mlm`, and `nsp` where `continues` (the next sentence labels) is given."""
         self.train_parts({EMBEDDINGS, *range(len(layers_of(self.student))), HEAD} if self.trains_all else {HEAD})
-        masked = labels != -100
+        masked = labels != IGNORED_LABEL
         with narrowed(self.student, positions=masked):
             outputs = model(**inputs)
         return self.prediction_parts(outputs, None, labels[masked], continues, 1.0, 1.0)
@@ -281,6 +307,19 @@ def measure_pretraining(
 
     Returns:
         `dict`: `mlm_loss` (nats per masked token), `mlm_accuracy`, and `nsp_accuracy` where samples have such labels.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.data import Corpus, PretrainingCollator
+    >>> from compactbert.training import measure_pretraining
+
+    >>> model, tokenizer = load_pretrained("my-bert", "ForPreTraining")
+    >>> sorted(measure_pretraining(model, Corpus.open("my-corpus").train, PretrainingCollator(tokenizer)))
+    ['mlm_accuracy', 'mlm_loss', 'nsp_accuracy']
+
+    ```
     """
     model.eval()
     sums = {"mlm_loss": 0.0, "mlm_accuracy": 0.0, "nsp_accuracy": 0.0}
@@ -288,7 +327,7 @@ def measure_pretraining(
     for batch in tqdm(batches_of(dataset, collator, batch_size), desc="Measuring"):
         batch = {name: tensor.to(model.device) for name, tensor in batch.items() if name != "sample_id"}
         labels, continues = batch.pop("labels"), batch.pop("next_sentence_label", None)
-        masked = labels != -100
+        masked = labels != IGNORED_LABEL
         with narrowed(model, positions=masked):
             outputs = model(**batch)
         logits = outputs["prediction_logits" if "prediction_logits" in outputs else "logits"].float()

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ..data import IGNORED_LABEL
 from ..structure import ATTENTION_DROPOUT, layer_shapes, layers_of
 from .losses import Variant, attention_transfer_loss, feature_map_transfer_loss
 from .pretraining import (
@@ -46,6 +47,17 @@ class TransferStage:
         start, stop (`int`): Its steps, `stop` excluded.
         layers (tuple of `int`): The student's layers, from 1, whose outputs are compared with the teacher's.
         distillation (`bool`): Whether predictions are learned too (and with them everything is trained).
+
+    Example:
+
+    ```python
+    >>> from compactbert.training import ProgressiveTransferConfig
+
+    >>> stage = ProgressiveTransferConfig(output_dir="run", max_steps=74).plan(num_layers=4)[1]
+    >>> stage.name, stage.start, stage.stop, stage.layers
+    ('transfer 2', 6, 12, (2,))
+
+    ```
     """
 
     name: str
@@ -92,6 +104,17 @@ class ProgressiveTransferConfig(PretrainingConfig):
 
     Raises:
         ValueError: for a value out of range.
+
+    Example:
+
+    ```python
+    >>> from compactbert.training import ProgressiveTransferConfig
+
+    >>> config = ProgressiveTransferConfig(output_dir="run", max_steps=740_000)
+    >>> [stage.name for stage in config.plan(num_layers=24)][-2:]
+    ['transfer 24', 'distillation']
+
+    ```
     """
 
     strategy: str = field(default="progressive", metadata={"help": "auxiliary, joint or progressive."})
@@ -196,6 +219,28 @@ class ProgressiveTransferTrainer(PretrainingTrainer):
             and does not come from eager attention or from heads that can be grouped, a layer of `layer_map` does not
             exist, or embeddings are to be copied and differ in shape.
         FloatingPointError: as [`PretrainingTrainer`].
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.data import Corpus, PretrainingCollator
+    >>> from compactbert.presets import load_preset
+    >>> from compactbert.training import ProgressiveTransferConfig, ProgressiveTransferTrainer, make_ib_bert
+    >>> from modeling_mobilebert_md import MobileBertMdForPreTraining
+
+    >>> bert, tokenizer = load_pretrained("my-bert", "")
+    >>> teacher = make_ib_bert(bert, feature_map_size=64, embedding_size=32)
+    >>> student = MobileBertMdForPreTraining(load_preset("student.json"))
+    >>> for model in (teacher, student):
+    ...     model.set_attn_implementation("eager")
+    >>> args = ProgressiveTransferConfig(output_dir="run", max_steps=4, transfer_steps=2, report_to="none")
+    >>> rows, collator = Corpus.open("my-corpus").train, PretrainingCollator(tokenizer)
+    >>> trainer = ProgressiveTransferTrainer(student, teacher, args, train_dataset=rows, data_collator=collator)
+    >>> trainer.train().global_step
+    4
+
+    ```
     """
 
     _tag_names = ("compactbert", "progressive-transfer")
@@ -234,7 +279,7 @@ class ProgressiveTransferTrainer(PretrainingTrainer):
             self._enter(stage)
         compares = args.feature_map_transfer_weight or args.attention_transfer_weight
         layers = stage.layers if compares else ()
-        positions = labels != -100 if stage.distillation else None
+        positions = labels != IGNORED_LABEL if stage.distillation else None
         depth = None if stage.distillation else max(stage.layers)
         student_request, teacher_request = self._requests(layers)
         with narrowed(self.student, depth, positions):
@@ -480,6 +525,24 @@ def measure_transfer(
     Returns:
         `dict`: `feature_map_distance`, also as a share of the teacher's mean square (`relative_feature_map_distance`),
         and `attention_distance` where both have eager attention.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.data import Corpus, PretrainingCollator
+    >>> from compactbert.presets import load_preset
+    >>> from compactbert.training import make_ib_bert, measure_transfer
+    >>> from modeling_mobilebert_md import MobileBertMdForPreTraining
+
+    >>> bert, tokenizer = load_pretrained("my-bert", "")
+    >>> teacher = make_ib_bert(bert, feature_map_size=64, embedding_size=32)
+    >>> student = MobileBertMdForPreTraining(load_preset("student.json"))
+    >>> rows, collator = Corpus.open("my-corpus").train, PretrainingCollator(tokenizer)
+    >>> sorted(measure_transfer(student, teacher, rows, collator))
+    ['feature_map_distance', 'relative_feature_map_distance']
+
+    ```
     """
     attention = student.config._attn_implementation == teacher.config._attn_implementation == "eager"
     pairs = list(enumerate(check_pair(student, teacher, layer_map, attention), start=1))

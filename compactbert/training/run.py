@@ -1,7 +1,6 @@
 """What every training on a task shares: from a model and a task to a saved folder, resumable, with a report."""
 
 import copy
-import errno
 import json
 import os
 import shutil
@@ -16,7 +15,6 @@ from typing import Any, Literal, get_args
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from safetensors import SafetensorError
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -32,7 +30,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from ..cards import Publication, render_card
 from ..convert import load_checkpoint
 from ..data import Task, data_collator, encode_task, encode_texts, length_limit, load_task, load_texts, score_logits
-from ..files import check_free, write_text
+from ..files import check_free, told_of_full_disk, write_text
 from ..provenance import command_line, environment, public_settings
 
 
@@ -41,8 +39,6 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MAX_STEPS_PER_CHECKPOINT = 500
 # Steps that measure the time of a step; the first ones are slower than the rest.
 TRIAL_STEPS, TRIAL_WARMUP = 10, 2
-# Bytes left on a disk that is as good as full.
-FULL_DISK = 64 * 2**20
 NOT_SETTINGS = ("build_trainer", "made_by", "save", "stage_settings", "task_options")
 
 
@@ -186,6 +182,8 @@ def train_on_task(
             raise ValueError("`max_minutes` is for one process: give several of them `max_steps`.")
     rows_per_step = batch_size * further.get("gradient_accumulation_steps", 1) * processes
     _check_ranges(epochs, learning_rate, batch_size, max_steps, max_minutes, early_stopping, precision)
+    if (report := end_moved_run(output_dir, "metrics.json", settings)) is not None:
+        return report
     check_free(output_dir)
     loaded_task = load_task(task, data_dir, **task_options)
     if loaded_task.train is None:
@@ -272,15 +270,8 @@ def train_on_task(
             callback.logging_dir = str(output_dir.with_name(f"{output_dir.name}-runs"))
     if early_stopping is not None:
         trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=early_stopping))
-    try:
+    with told_of_full_disk(work_dir):
         trainer.train(resume_from_checkpoint=last_complete_checkpoint(work_dir))
-    except (SafetensorError, RuntimeError) as error:
-        # What their writers raise on a full disk names neither the disk nor a remedy.
-        if shutil.disk_usage(work_dir).free > FULL_DISK:
-            raise
-        raise OSError(
-            errno.ENOSPC, f"The disk is full: free some of it and give the same command again ({error})", str(work_dir)
-        ) from error
     losses = _curves(trainer.state.log_history, run.arguments["max_steps"])
     scores = trainer.evaluate()
     report = {
@@ -311,6 +302,20 @@ def train_on_task(
 def work_dir_of(output_dir: Path) -> Path:
     """Where a run works until its output is complete."""
     return output_dir.with_name(f"{output_dir.name}.partial")
+
+
+def end_moved_run(output_dir: Path, record: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Of a run with these settings that was killed after its result had been moved to its place: removes what it left,
+    and returns its report, the file `record`. `None` if there was no such run."""
+    work_dir = work_dir_of(output_dir)
+    if not (output_dir / record).is_file() or not work_dir.is_dir() or (work_dir / "finished").exists():
+        return None
+    report = json.loads((output_dir / record).read_text())
+    wanted = {name: value for name, value in public_settings(settings).items() if value is not None}
+    if {name: value for name, value in report["settings"].items() if value is not None} != wanted:
+        return None
+    shutil.rmtree(work_dir)
+    return report
 
 
 def open_work_dir(work_dir: Path, settings: dict[str, Any], unfinished: bool) -> None:
@@ -366,8 +371,9 @@ def save_folder(
     shutil.rmtree(finished, ignore_errors=True)
     # The Trainer sets it on every model; an encoder has no cache.
     vars(model.config).pop("use_cache", None)
-    model.save_pretrained(finished, **save_arguments)
-    tokenizer.save_pretrained(finished)
+    with told_of_full_disk(output_dir.parent):
+        model.save_pretrained(finished, **save_arguments)
+        tokenizer.save_pretrained(finished)
     for name, text in {"metrics.json": json.dumps(report, indent=2) + "\n", **(extra_files or {})}.items():
         (finished / name).write_text(text)
     if card:
@@ -455,6 +461,7 @@ __all__ = [
     "StepClock",
     "TrainingRun",
     "computes_in_bf16",
+    "end_moved_run",
     "last_complete_checkpoint",
     "open_work_dir",
     "save_folder",

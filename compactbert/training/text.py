@@ -19,7 +19,7 @@ from transformers import (
 
 from ..convert import load_pretrained
 from ..data import Corpus, PretrainingCollator
-from ..files import check_free
+from ..files import check_free, told_of_full_disk
 from ..presets import list_presets, load_preset
 from ..provenance import environment, public_settings
 from .distillation import check_same_tokenizer
@@ -76,6 +76,17 @@ def pretrain(
         ValueError: if an argument is out of range, the model or corpus cannot be read or do not fit each other,
             `output_dir` is taken, or `<output_dir>.partial` belongs to a run with other arguments.
         FloatingPointError: as [`PretrainingTrainer`].
+
+    Example:
+
+    ```python
+    >>> from compactbert.training import pretrain
+
+    >>> report = pretrain("my-bert", "my-corpus", "my-bert-on-texts", max_steps=2, batch_size=4)
+    >>> report["steps"], report["measured_on"]
+    (2, 'training text')
+
+    ```
     """
 
     def build(arguments: dict[str, Any], rest: dict[str, Any], student: PreTrainedModel) -> PretrainingTrainer:
@@ -138,6 +149,17 @@ def transfer_knowledge(
         ValueError: as [`pretrain`] and [`ProgressiveTransferTrainer`], and if teacher and corpus have different
             tokenizers.
         FloatingPointError: as [`PretrainingTrainer`].
+
+    Example:
+
+    ```python
+    >>> from compactbert.training import transfer_knowledge
+
+    >>> report = transfer_knowledge("student.json", "my-teacher", "my-corpus", "my-mobilebert", max_steps=8)
+    >>> "feature_map_distance" in report["metrics"]
+    True
+
+    ```
     """
     settings = {name: value for name, value in locals().items() if name not in ("run_settings", "corpus", "output_dir")}
     terms = {name: value for name, value in settings.items() if name in TRANSFER_FIELDS}
@@ -211,6 +233,17 @@ def ib_teacher(
 
     Raises:
         ValueError: as [`pretrain`] and [`make_ib_bert`].
+
+    Example:
+
+    ```python
+    >>> from compactbert.training import ib_teacher
+
+    >>> report = ib_teacher("my-bert", "my-corpus", "teacher", feature_map_size=64, embedding_size=32, max_steps=2)
+    >>> report["steps"]
+    2
+
+    ```
     """
     source, tokenizer = load_pretrained(model, "ForPreTraining", trust_remote_code)
     set_seed(run_settings.get("seed", 42))
@@ -346,7 +379,8 @@ def train_on_corpus(
             open_work_dir(work_dir, settings, unfinished=last_complete_checkpoint(work_dir) is not None)
     clock = StepClock()
     trainer.add_callback(clock)
-    trainer.train(resume_from_checkpoint=last_complete_checkpoint(work_dir))
+    with told_of_full_disk(work_dir):
+        trainer.train(resume_from_checkpoint=last_complete_checkpoint(work_dir))
     trained = trainer.student
     held_out = data.held_out or data.train
     held_out.set_epoch(0)

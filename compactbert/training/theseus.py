@@ -33,6 +33,16 @@ class TheseusConfig(TrainingArguments):
 
     Raises:
         ValueError: for a rate outside [0, 1], and a coefficient or `nominal_steps` that is not positive.
+
+    Example:
+
+    ```python
+    >>> from compactbert.training import TheseusConfig
+
+    >>> TheseusConfig(output_dir="run", replacing_rate=0.4, replacing_rate_coefficient=0.0008).replacing_rate
+    0.4
+
+    ```
     """
 
     replacing_rate: float = field(default=0.3, metadata={"help": "Replacing rate at the start."})
@@ -74,6 +84,25 @@ class TheseusTrainer(ResumableTrainer):
     Raises:
         ValueError: if `num_layers` does not divide the predecessor's layers, or `successor_layers` are not so many of
             them.
+
+    Example:
+
+    ```python
+    >>> from compactbert.convert import load_pretrained
+    >>> from compactbert.data import data_collator, encode_task, load_task
+    >>> from compactbert.training import TheseusConfig, TheseusTrainer
+
+    >>> predecessor, tokenizer = load_pretrained("my-model", "ForSequenceClassification")
+    >>> task = load_task("reviews.csv")
+    >>> rows, _ = encode_task(task, task.train, tokenizer, max_length=32)
+    >>> args = TheseusConfig(output_dir="run", max_steps=2, report_to="none")
+    >>> trainer = TheseusTrainer(
+    ...     predecessor, 1, args, train_dataset=rows, data_collator=data_collator(task, tokenizer)
+    ... )
+    >>> trainer.train().global_step
+    2
+
+    ```
     """
 
     _tag_names = ("compactbert", "theseus")
@@ -204,6 +233,17 @@ def theseus(
 
     Raises:
         ValueError: as [`finetune`] and [`TheseusTrainer`], and if the predecessor has no trained head.
+
+    Example:
+
+    ```python
+    >>> from compactbert.training import theseus
+
+    >>> report = theseus("my-model", "reviews.csv", "one-layer", layers=1, epochs=1)
+    >>> report["settings"]["layers"]
+    1
+
+    ```
     """
     rates: dict[str, Any] = {"replacing_rate": replacing_rate, "replacing_rate_coefficient": replacing_rate_coefficient}
 
