@@ -78,7 +78,7 @@ CHECKPOINTS = {
     "smbert-conll2003": Checkpoint(task="conll2003"),
     # What a crowded GPU did in four minutes.
     "smbert-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert"),
-    "smbert-mnli-lora-rte": Checkpoint(task="rte", adapter_of="smbert-mnli"),
+    "smbert-qqp-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert-qqp"),
     "mobilebert-md": Checkpoint("mobilebert-md-minilm-gpu", max_steps=300),
 }
 ADAPTER = {"method": "lora", "epochs": 6, "learning_rate": 1e-3}
