@@ -23,22 +23,21 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from results import Results
 from torch import nn
 from torch.nn import functional
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "spaces" / "name_screening"))
+from results import Results
+
 from compactbert.files import write_text
 from modeling_smbert import SmBertConfig, SmBertModel
-
-
-SPACE = Path(__file__).parent.parent / "spaces" / "name_screening"
-sys.path.insert(0, str(SPACE))
 from screening.characters import MAX_CHARACTERS, PADDING, Characters
 
 
-ENCODER = SPACE / "screening" / "name_encoder"
+ENCODER = Path(__file__).parent.parent / "spaces" / "name_screening" / "screening" / "name_encoder"
 RESULTS = Results(__file__)
 SEED = 0
 LANGUAGES = ("arabic", "chinese", "hebrew", "japanese", "korean", "russian")
@@ -62,6 +61,7 @@ SHAPE = {
 # The logits are the cosines times this at first, and at most the other.
 FIRST_SCALE, MAX_SCALE = 20.0, 100.0
 SAVE_STEPS = 1000
+TEST_PAIRS = 1000
 app = typer.Typer()
 
 
@@ -325,6 +325,68 @@ def nearest_is_own(queries: torch.Tensor, keys: torch.Tensor, names: np.ndarray)
         nearest = (queries[start : start + 1024] @ keys.T).argmax(1).cpu().numpy()
         hits += int((names[nearest] == names[start : start + len(nearest)]).all(1).sum())
     return hits / len(queries)
+
+
+@app.command()
+def measure(data_dir: Annotated[Path, typer.Option()], encoder: Annotated[Path, typer.Argument()] = ENCODER):
+    """Measure an encoder on the test split beside the rules of the Space and a ratio of rapidfuzz."""
+    # Where it trains there is none of these.
+    from rapidfuzz import fuzz
+    from screening.encoder import NameEncoder
+    from screening.matching import word_similarity
+    from screening.names import parse_name
+
+    loaded = NameEncoder(encoder)
+    results = {}
+    for language, table in read_pairs(data_dir, "test").items():
+        sample = table.sample(TEST_PAIRS, random_state=SEED)
+        first, second = ([parse_name(name).latin.replace(" ", "") for name in sample[side]] for side in ("src", "tgt"))
+        systems = {
+            "rapidfuzz": np.array([[fuzz.ratio(one, other) for other in second] for one in first]),
+            "rules": np.array(
+                [[word_similarity(one, other)[0] if one and other else 0.0 for other in second] for one in first]
+            ),
+            "encoder": loaded.encode(sample["src"].tolist()) @ loaded.encode(sample["tgt"].tolist()).T,
+        }
+        results[language] = {name: told_apart(scores, sample) for name, scores in systems.items()}
+        print(language, json.dumps(results[language]))
+    training = json.loads((encoder / "training.json").read_text())
+    RESULTS.record(("test",), {"pairs": TEST_PAIRS, "languages": results})
+    RESULTS.record(("training",), training)
+
+
+def told_apart(scores: np.ndarray, sample: pd.DataFrame) -> dict[str, float]:
+    """
+    Of the scores of names (rows) and names in another script (columns): how often a name's own is the best, and the
+    probability that a name's own has a higher score than another's; equal scores count half.
+    """
+    source, target = sample["src"].to_numpy(), sample["tgt"].to_numpy()
+    own = (source[:, None] == source) | (target[:, None] == target)
+    best = scores == scores.max(1, keepdims=True)
+    # The test of Mann and Whitney, by ranks.
+    ranks = pd.Series(scores.ravel()).rank().to_numpy()[own.ravel()]
+    auc = (ranks.mean() - (len(ranks) + 1) / 2) / (own.size - len(ranks))
+    recall = float(((best & own).sum(1) / best.sum(1)).mean())
+    return {"recall_at_1": recall, "auc": float(auc)}
+
+
+def render(results: dict) -> str:
+    """The table in the Space's README."""
+    titles = {"rapidfuzz": "rapidfuzz", "rules": "rules alone", "encoder": "encoder"}
+    head = ("script of", "training pairs")
+    head += tuple(f"{title}, {figure}" for figure in ("recall@1", "AUC") for title in titles.values())
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for language, found in results["test"]["languages"].items():
+        cells = [language, f"{results['training']['pairs'][language]:,}"]
+        cells += [f"{found[system]['recall_at_1']:.1%}" for system in titles]
+        cells += [f"{found[system]['auc']:.3f}" for system in titles]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+@app.command()
+def show():
+    print(render(RESULTS.read()))
 
 
 if __name__ == "__main__":

@@ -4,15 +4,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from .encoder import EncodedIndex, name_encoder
 from .index import NameIndex
 from .lists import KINDS, Entry, check_date, country_code
-from .names import Name, are_nicknames, parse_name, sound_of
+from .names import Name, are_nicknames, divisions, is_latin, parse_name, sound_of
 
 
 # Names the rules of this file and of names.py; recorded with every alert and decision.
-RULES_VERSION = "rules-1"
+RULES_VERSION = "rules-2"
 # Chosen on one half of the public pairs (benchmarks/name_screening.py).
 DEFAULT_THRESHOLD = 0.75
 # Two words that agree less are different words.
@@ -27,6 +29,8 @@ BETTER_SHARE = 0.7
 BETTER_SHARE_OF_ONE_WORD = 0.4
 # Names written without the spaces, or with others.
 JOINED_WEIGHT = 0.95
+# Words in two scripts: from which cosine of the encoder on they are alike, and from which on the same.
+ALIKE_COSINE, SAME_COSINE = 0.6, 0.95
 # Names of different scripts: transliterations are short of letters, and agree by chance more often.
 SCRIPTS_WEIGHT = 0.95
 # What the other fields add to or take from the score of the names. They never raise a weak name above a threshold.
@@ -118,17 +122,37 @@ def sound_similarity(first: str, second: str, spelling: float) -> float:
 
 
 @lru_cache(maxsize=1 << 18)
-def is_latin(text: str) -> bool:
-    """Whether every letter is of the Latin script, accents included."""
-    return all(ord(letter) < 0x250 or 0x1E00 <= ord(letter) < 0x1F00 for letter in text if letter.isalpha())
+def encoded_similarity(first: str, second: str) -> float:
+    """How alike two words of different scripts are to the encoder: 0 where they are different words."""
+    cosine = name_encoder().cosine(first, second)
+    if cosine < ALIKE_COSINE:
+        return 0.0
+    share = min(1.0, (cosine - ALIKE_COSINE) / (SAME_COSINE - ALIKE_COSINE))
+    return MIN_WORD_SIMILARITY + share * (1 - MIN_WORD_SIMILARITY)
+
+
+def are_across(first: Name, second: Name) -> bool:
+    """Whether one of two names is in Latin letters and the other in another script."""
+    return is_latin(first.text) != is_latin(second.text)
+
+
+def compare_words(first: Name, i: int, second: Name, j: int, across: bool) -> tuple[float, str]:
+    """How alike a word of one name and one of another are, and in what; across scripts the encoder is asked too."""
+    similarity, how = word_similarity(first.words[i], second.words[j])
+    if across and similarity < 1.0 and first.weights[i] == second.weights[j] == 1.0:
+        written = first.written[i], second.written[j]
+        if all(written) and (encoded := encoded_similarity(*written)) > similarity:
+            return encoded, "encoder"
+    return similarity, how
 
 
 def align(first: Name, second: Name) -> list[tuple[float, int, int]]:
     """The words of two names that belong together, each word once, best first: (similarity, word, word)."""
+    across = are_across(first, second)
     pairs = []
-    for i, word in enumerate(first.words):
-        for j, other in enumerate(second.words):
-            similarity = word_similarity(word, other)[0]
+    for i in range(len(first.words)):
+        for j in range(len(second.words)):
+            similarity = compare_words(first, i, second, j, across)[0]
             if similarity:
                 pairs.append((similarity * min(first.weights[i], second.weights[j]), similarity, i, j))
     pairs.sort(reverse=True)
@@ -140,6 +164,14 @@ def align(first: Name, second: Name) -> list[tuple[float, int, int]]:
             second_used |= 1 << j
             aligned.append((similarity, i, j))
     return aligned
+
+
+def divide(first: Name, second: Name) -> tuple[Name, Name]:
+    """Two names of different scripts, one that is written without spaces divided as the other is most alike."""
+    if not are_across(first, second):
+        return first, second
+    ways = [(one, other) for one in divisions(first) for other in divisions(second)]
+    return max(ways, key=lambda way: aligned_similarity(*way, align(*way))) if len(ways) > 1 else ways[0]
 
 
 def aligned_similarity(first: Name, second: Name, aligned: list[tuple[float, int, int]]) -> float:
@@ -176,31 +208,35 @@ def name_similarity(first: Name, second: Name) -> float:
     Returns:
         `float`: Between 0 and 1; 1 for the same words in any order.
     """
-    similarity = aligned_similarity(first, second, align(first, second))
+    divided = divide(first, second)
+    similarity = aligned_similarity(*divided, align(*divided))
     if similarity < 1.0:
         similarity = max(similarity, joined_similarity(first.words, second.words))
         cores = first.core, second.core
         if cores != (first.words, second.words):
             similarity = max(similarity, joined_similarity(*cores))
-    return similarity if is_latin(first.text) == is_latin(second.text) else SCRIPTS_WEIGHT * similarity
+    return SCRIPTS_WEIGHT * similarity if are_across(first, second) else similarity
 
 
 def explain_name(first: Name, second: Name) -> tuple[Feature, ...]:
     """The features of `name_similarity`: every pair of words, what has no counterpart, spaces and scripts."""
-    aligned = align(first, second)
-    by_words, similarity = aligned_similarity(first, second, aligned), name_similarity(first, second)
+    similarity, across = name_similarity(first, second), are_across(first, second)
     features = [Feature("name", round(similarity, 4), f"{first.text} / {second.text}")]
+    first, second = divide(first, second)
+    aligned = align(first, second)
+    by_words = aligned_similarity(first, second, aligned)
     for likeness, i, j in sorted(aligned, key=lambda pair: pair[1]):
-        how = word_similarity(first.words[i], second.words[j])[1]
+        how = compare_words(first, i, second, j, across)[1]
+        words = (first.written[i], second.written[j]) if how == "encoder" else (first.words[i], second.words[j])
         share = round(likeness * first.weights[i] / sum(first.weights), 4)
-        features.append(Feature(f"word: {how}", share, f"{first.words[i]} / {second.words[j]} ({likeness:.2f})"))
+        features.append(Feature(f"word: {how}", share, f"{words[0]} / {words[1]} ({likeness:.2f})"))
     for side, name, used in (
         ("customer", first, {i for _, i, _ in aligned}),
         ("list", second, {j for *_, j in aligned}),
     ):
         if rest := [word for place, word in enumerate(name.words) if place not in used]:
             features.append(Feature("words without counterpart", 0.0, f"{side}: {' '.join(rest)}"))
-    if is_latin(first.text) != is_latin(second.text):
+    if across:
         text = second.latin if is_latin(first.text) else first.latin
         features.append(Feature("transliterated", round(similarity - similarity / SCRIPTS_WEIGHT, 4), text))
     elif similarity > by_words:
@@ -289,6 +325,25 @@ class Screener:
                     self.owners.append([])
                 self.owners[row].append((place, name))
         self.index = NameIndex(self.names)
+        self.across = {True: EncodedIndex(self.names, self.only_other()), False: EncodedIndex(self.names, self.latin())}
+
+    def latin(self) -> list[int]:
+        """Names in Latin letters, which the encoder finds for customers whose names are not."""
+        return [row for row, name in enumerate(self.names) if is_latin(name.text)]
+
+    def only_other(self) -> list[int]:
+        """Names in other scripts of entries that have none in Latin letters, for customers whose names are."""
+        return [
+            row
+            for row, owners in enumerate(self.owners)
+            if not any(is_latin(text) for place, _ in owners for text in self.entries[place].names)
+        ]
+
+    def candidates(self, own: Name) -> np.ndarray:
+        """The listed names that are worth comparing with a customer's."""
+        rows = self.index.search(own)
+        across = self.across[is_latin(own.text)].search(own)
+        return np.union1d(rows, across) if len(across) else rows
 
     def threshold(self, list_name: str) -> float:
         """From which score on a likeness to an entry of this list is reported."""
@@ -309,7 +364,7 @@ class Screener:
         for own in dict.fromkeys(parse_name(text) for text in (customer.name, *customer.aliases)):
             if not own.words:
                 continue
-            for row in self.index.search(own):
+            for row in self.candidates(own):
                 similarity = name_similarity(own, self.names[row])
                 if similarity < lowest:
                     continue
