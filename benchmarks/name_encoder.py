@@ -332,9 +332,13 @@ def measure(data_dir: Annotated[Path, typer.Option()], encoder: Annotated[Path, 
     """Measure an encoder on the test split beside the rules of the Space and a ratio of rapidfuzz."""
     # Where it trains there is none of these.
     from rapidfuzz import fuzz
+
     from screening.encoder import NameEncoder
     from screening.matching import word_similarity
     from screening.names import parse_name
+
+    def alike(one: str, other: str) -> float:
+        return word_similarity(one, other)[0] if one and other else 0.0
 
     loaded = NameEncoder(encoder)
     results = {}
@@ -343,9 +347,7 @@ def measure(data_dir: Annotated[Path, typer.Option()], encoder: Annotated[Path, 
         first, second = ([parse_name(name).latin.replace(" ", "") for name in sample[side]] for side in ("src", "tgt"))
         systems = {
             "rapidfuzz": np.array([[fuzz.ratio(one, other) for other in second] for one in first]),
-            "rules": np.array(
-                [[word_similarity(one, other)[0] if one and other else 0.0 for other in second] for one in first]
-            ),
+            "rules": np.array([[alike(one, other) for other in second] for one in first]),
             "encoder": loaded.encode(sample["src"].tolist()) @ loaded.encode(sample["tgt"].tolist()).T,
         }
         results[language] = {name: told_apart(scores, sample) for name, scores in systems.items()}
