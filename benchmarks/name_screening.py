@@ -117,9 +117,9 @@ def negative_pairs(positives: pd.DataFrame) -> pd.DataFrame:
         nearest = set()
         for scorer in (fuzz.token_sort_ratio, fuzz.token_set_ratio):
             nearest.update(place for _, _, place in process.extract(query.latin, latin, scorer=scorer, limit=4)[:4])
-        rows = screener.candidates(query)
+        found = screener.candidates(query)
         for scorer in (name_similarity, rules_similarity):
-            best = sorted(rows, key=lambda row: -scorer(query, screener.names[row]))
+            best = sorted(found, key=lambda row: -scorer(query, screener.names[row]))
             nearest.update(screener.owners[row][0][0] for row in best[:3])
         # A namesake is no error of a system that only sees names.
         wrong = [names[place] for place in nearest if names[place] not in others and latin[place] != query.latin]
@@ -457,11 +457,16 @@ def recall_of(hits: np.ndarray) -> dict[str, float]:
     return {"share": float(hits.mean()), "low": low, "high": high, "pairs": len(hits)}
 
 
-def many_names(count: int) -> list[str]:
-    """Real names, and beyond their number their words put together anew, those of one script."""
+def many_names(count: int, *, latin: bool | None = None) -> list[str]:
+    """
+    Real names, and beyond their number their words put together anew, those of one script; all of them, or those in
+    Latin letters, or those that are not.
+    """
     politicians = pd.read_parquet(DATA / "everypolitician_names.parquet")["names"].map(lambda names: names[0]).tolist()
     made_up = [pd.read_csv(DATA / f"yente_negatives_{world}_20k.csv.gz") for world in ("global", "us")]
     names = dict.fromkeys(politicians + [name for table in made_up for name in table["full_name"]])
+    if latin is not None:
+        names = dict.fromkeys(name for name in names if is_latin(name) == latin)
     rng = random.Random(SEED)
     parts = [name.split() for name in names if len(name.split()) > 1]
     of_script: dict[str, list[list[str]]] = {}
@@ -515,16 +520,15 @@ def measure_speed(count: int) -> None:
     print(count, json.dumps(result, indent=1))
 
 
-def measure_bulk(count: int) -> None:
+def measure_bulk(count: int, latin: bool) -> None:
     """A parquet of made-up customers against the published lists, in a process of its own."""
     entries = read_ofac(DATA / "ofac_sdn.csv.gz", DATA / "ofac_alt.csv.gz") + read_un(DATA / "un_consolidated.xml.gz")
     screener = Screener(entries)
-    names = many_names(count)
+    names = many_names(count, latin=latin)
     random.Random(SEED).shuffle(names)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "customers.parquet", Path(folder) / "matches.parquet"
         pd.DataFrame({"id": [str(number) for number in range(count)], "name": names}).to_parquet(source)
-        latin = sum(map(is_latin, names))
         del names
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start, processor = time.perf_counter(), time.process_time()
@@ -533,7 +537,6 @@ def measure_bulk(count: int) -> None:
     result = {
         **counts,
         "names": len(screener.names),
-        "in_latin_letters": latin,
         "seconds": seconds,
         "processor_seconds": processor,
         "customers_per_second": count / seconds,
@@ -543,7 +546,7 @@ def measure_bulk(count: int) -> None:
             "after": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
         },
     }
-    RESULTS.record(("bulk", str(count)), result)
+    RESULTS.record(("bulk", "Latin letters" if latin else "other scripts"), result)
     print(json.dumps(result, indent=1))
 
 
@@ -559,7 +562,7 @@ def measure_cosines() -> None:
     points = {}
     for limits in itertools.product(ALIKE, SAME):
         matching.ALIKE_COSINE, matching.SAME_COSINE = limits
-        matching.encoded_similarity.cache_clear()
+        matching.across_similarity.cache_clear()
         shares = [float((score_pairs(ours, pairs)[0] >= DEFAULT_THRESHOLD).mean()) for pairs in halves]
         points["{} {}".format(*limits)] = dict(zip(("recall", "false_positives"), shares, strict=True))
         print(limits, shares)
@@ -599,8 +602,10 @@ def main():
     commands.add_parser("lists")
     commands.add_parser("review")
     commands.add_parser("cosines")
-    for name in ("speed", "bulk"):
-        commands.add_parser(name).add_argument("counts", type=int, nargs="+")
+    commands.add_parser("speed").add_argument("counts", type=int, nargs="+")
+    bulk = commands.add_parser("bulk")
+    bulk.add_argument("count", type=int)
+    bulk.add_argument("--other-scripts", action="store_true")
     commands.add_parser("render")
     given = parser.parse_args()
     if given.command == "quality":
@@ -613,11 +618,13 @@ def main():
         measure_cosines()
     elif given.command == "render":
         print(render(RESULTS.read()))
+    elif given.command == "bulk":
+        measure_bulk(given.count, not given.other_scripts)
     elif len(given.counts) > 1:
         for count in given.counts:
             subprocess.run([sys.executable, __file__, given.command, str(count)], check=True)
     else:
-        {"speed": measure_speed, "bulk": measure_bulk}[given.command](given.counts[0])
+        measure_speed(given.counts[0])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Words of names in other scripts, compared by a small SmBERT over characters that comes with the Space; without torch."""
+"""Words in two scripts compared by a small SmBERT over characters, which comes with the Space; without torch."""
 
 import json
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ BATCH, KEPT = 256, 1 << 18
 # Candidates for a name: what a listed word has in common with one of its words at least, and how many.
 MIN_COSINE = 0.6
 MAX_WORDS, MAX_CANDIDATES = 64, 50
+KEPT_SEARCHES = 1 << 15
 
 
 class NameEncoder:
@@ -73,8 +74,8 @@ class NameEncoder:
         by_length.pop(0, None)
         for same in by_length.values():
             for start in range(0, len(same), BATCH):
-                places, ids = zip(*same[start : start + BATCH], strict=True)
-                mean = self.forward(np.array(ids)).mean(1)
+                places, texts = zip(*same[start : start + BATCH], strict=True)
+                mean = self.forward(np.array(texts)).mean(1)
                 directions[list(places)] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
         return directions
 
@@ -146,6 +147,7 @@ class EncodedIndex:
         # Names ordered by word: those that have a word are one slice.
         self.owners = np.array(owners, dtype=np.int32)[np.argsort(words, kind="stable")]
         self.starts = np.concatenate(([0], np.cumsum(counts)))
+        self.found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.rarity = np.log1p(len(rows) / np.maximum(counts, 1)).astype(np.float32)
 
     @cached_property
@@ -174,14 +176,29 @@ class EncodedIndex:
     def shared(self, words: list[str]) -> np.ndarray:
         """How much of words, rare ones more, every name has."""
         total = np.zeros(len(self.rows), dtype=np.float32)
-        for cosines in name_encoder().encode(words) @ self.directions.T:
+        for word in words:
+            owners, shares = self.have(word)
+            total[owners] += shares
+        return total
+
+    def have(self, word: str) -> tuple[np.ndarray, np.ndarray]:
+        """The names that have a word in their own script, with how sure that is and how rare the word."""
+        if word not in self.found:
+            if len(self.found) >= KEPT_SEARCHES:
+                self.found.clear()
+            cosines = self.directions @ name_encoder().encode([word])[0]
             likeliest = np.flatnonzero(cosines >= MIN_COSINE)
             if len(likeliest) > MAX_WORDS:
                 likeliest = likeliest[np.argpartition(-cosines[likeliest], MAX_WORDS)[:MAX_WORDS]]
-            for word in likeliest:
-                owners = self.owners[self.starts[word] : self.starts[word + 1]]
-                total[owners] += cosines[word] * self.rarity[word]
-        return total
+            # Names that have several such words count once, by the likeliest.
+            likeliest = likeliest[np.argsort(cosines[likeliest])]
+            shares = {}
+            for place in likeliest.tolist():
+                share = cosines[place] * self.rarity[place]
+                shares.update(dict.fromkeys(self.owners[self.starts[place] : self.starts[place + 1]].tolist(), share))
+            owners = np.fromiter(shares, dtype=np.int32, count=len(shares))
+            self.found[word] = owners, np.fromiter(shares.values(), dtype=np.float32, count=len(shares))
+        return self.found[word]
 
 
 __all__ = ["EncodedIndex", "NameEncoder", "name_encoder"]

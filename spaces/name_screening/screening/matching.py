@@ -121,7 +121,6 @@ def sound_similarity(first: str, second: str, spelling: float) -> float:
     return SOUND_SHARE * SOUND_WEIGHT * sound + (1 - SOUND_SHARE) * spelling
 
 
-@lru_cache(maxsize=1 << 18)
 def encoded_similarity(first: str, second: str) -> float:
     """How alike two words of different scripts are to the encoder: 0 where they are different words."""
     cosine = name_encoder().cosine(first, second)
@@ -131,24 +130,30 @@ def encoded_similarity(first: str, second: str) -> float:
     return MIN_WORD_SIMILARITY + share * (1 - MIN_WORD_SIMILARITY)
 
 
+@lru_cache(maxsize=1 << 19)
+def across_similarity(first: str, second: str, written: str, other: str) -> tuple[float, str]:
+    """`word_similarity` of two words in Latin letters, or what the encoder says of them as written if that is more."""
+    similarity, how = word_similarity(first, second)
+    if similarity < 1.0 and written and other and (encoded := encoded_similarity(written, other)) > similarity:
+        return encoded, "encoder"
+    return similarity, how
+
+
 def are_across(first: Name, second: Name) -> bool:
     """Whether one of two names is in Latin letters and the other in another script."""
     return is_latin(first.text) != is_latin(second.text)
 
 
 def compare_words(first: Name, i: int, second: Name, j: int, across: bool) -> tuple[float, str]:
-    """How alike a word of one name and one of another are, and in what; across scripts the encoder is asked too."""
-    similarity, how = word_similarity(first.words[i], second.words[j])
-    if across and similarity < 1.0 and first.weights[i] == second.weights[j] == 1.0:
-        written = first.written[i], second.written[j]
-        if all(written) and (encoded := encoded_similarity(*written)) > similarity:
-            return encoded, "encoder"
-    return similarity, how
+    """How alike a word of one name and one of another are, and in what."""
+    if across and first.weights[i] == second.weights[j] == 1.0:
+        return across_similarity(first.words[i], second.words[j], first.written[i], second.written[j])
+    return word_similarity(first.words[i], second.words[j])
 
 
 def align(first: Name, second: Name) -> list[tuple[float, int, int]]:
     """The words of two names that belong together, each word once, best first: (similarity, word, word)."""
-    across = are_across(first, second)
+    across = bool(first.written and second.written) and are_across(first, second)
     pairs = []
     for i in range(len(first.words)):
         for j in range(len(second.words)):
@@ -168,10 +173,12 @@ def align(first: Name, second: Name) -> list[tuple[float, int, int]]:
 
 def divide(first: Name, second: Name) -> tuple[Name, Name]:
     """Two names of different scripts, one that is written without spaces divided as the other is most alike."""
-    if not are_across(first, second):
+    if not (first.written and second.written and are_across(first, second)):
         return first, second
     ways = [(one, other) for one in divisions(first) for other in divisions(second)]
-    return max(ways, key=lambda way: aligned_similarity(*way, align(*way))) if len(ways) > 1 else ways[0]
+    if len(ways) == 1:
+        return first, second
+    return max(ways, key=lambda way: aligned_similarity(way[0], way[1], align(way[0], way[1])))
 
 
 def aligned_similarity(first: Name, second: Name, aligned: list[tuple[float, int, int]]) -> float:
