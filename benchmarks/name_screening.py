@@ -12,7 +12,6 @@ COMPACTBERT_DATA=... python benchmarks/name_screening.py bulk 1000000
 
 import argparse
 import hashlib
-import itertools
 import json
 import os
 import random
@@ -550,8 +549,8 @@ def measure_bulk(count: int, latin: bool) -> None:
     print(json.dumps(result, indent=1))
 
 
-# What the encoder's cosines are worth: from which on words are alike, and from which on the same.
-ALIKE, SAME = (0.5, 0.55, 0.6, 0.65, 0.7), (0.85, 0.9, 0.95, 1.0)
+# From which cosine of the encoder on words are alike, and from which on the same; and the same of short ones.
+COSINES = [((0.6, 0.95), (0.6, 0.95)), ((0.5, 0.95), (0.5, 0.95)), ((0.5, 0.95), (0.7, 1.0)), ((0.5, 0.9), (0.7, 1.0))]
 
 
 def measure_cosines() -> None:
@@ -560,12 +559,12 @@ def measure_cosines() -> None:
     negatives = negative_pairs(positives)
     halves = [pairs.query("script == 'cross' and half == 'tune'") for pairs in (positives, negatives)]
     points = {}
-    for limits in itertools.product(ALIKE, SAME):
-        matching.ALIKE_COSINE, matching.SAME_COSINE = limits
+    for matching.COSINES, matching.SHORT_COSINES in COSINES:
         matching.across_similarity.cache_clear()
         shares = [float((score_pairs(ours, pairs)[0] >= DEFAULT_THRESHOLD).mean()) for pairs in halves]
-        points["{} {}".format(*limits)] = dict(zip(("recall", "false_positives"), shares, strict=True))
-        print(limits, shares)
+        name = f"{matching.COSINES}, short {matching.SHORT_COSINES}"
+        points[name] = dict(zip(("recall", "false_positives"), shares, strict=True))
+        print(name, shares)
     RESULTS.record(("cosines",), points)
 
 

@@ -10,7 +10,7 @@ from rapidfuzz.distance import Levenshtein
 from .encoder import EncodedIndex, name_encoder
 from .index import NameIndex
 from .lists import KINDS, Entry, check_date, country_code
-from .names import Name, are_nicknames, divisions, is_latin, parse_name, sound_of
+from .names import Name, are_nicknames, divisions, is_latin, is_short, parse_name, sound_of
 
 
 # Names the rules of this file and of names.py; recorded with every alert and decision.
@@ -29,8 +29,9 @@ BETTER_SHARE = 0.7
 BETTER_SHARE_OF_ONE_WORD = 0.4
 # Names written without the spaces, or with others.
 JOINED_WEIGHT = 0.95
-# Words in two scripts: from which cosine of the encoder on they are alike, and from which on the same.
-ALIKE_COSINE, SAME_COSINE = 0.6, 0.95
+# Words in two scripts: from which cosine of the encoder on they are alike, and from which on the same. Words of one or
+# two Chinese, Japanese or Korean characters are like many. Chosen as the threshold was.
+COSINES, SHORT_COSINES = (0.5, 0.95), (0.7, 1.0)
 # Names of different scripts: transliterations are short of letters, and agree by chance more often.
 SCRIPTS_WEIGHT = 0.95
 # What the other fields add to or take from the score of the names. They never raise a weak name above a threshold.
@@ -123,11 +124,11 @@ def sound_similarity(first: str, second: str, spelling: float) -> float:
 
 def encoded_similarity(first: str, second: str) -> float:
     """How alike two words of different scripts are to the encoder: 0 where they are different words."""
+    alike, same = SHORT_COSINES if is_short(first) or is_short(second) else COSINES
     cosine = name_encoder().cosine(first, second)
-    if cosine < ALIKE_COSINE:
+    if cosine < alike:
         return 0.0
-    share = min(1.0, (cosine - ALIKE_COSINE) / (SAME_COSINE - ALIKE_COSINE))
-    return MIN_WORD_SIMILARITY + share * (1 - MIN_WORD_SIMILARITY)
+    return MIN_WORD_SIMILARITY + min(1.0, (cosine - alike) / (same - alike)) * (1 - MIN_WORD_SIMILARITY)
 
 
 @lru_cache(maxsize=1 << 19)

@@ -39,8 +39,9 @@ APOSTROPHES = re.compile(r"['`´ʻʼ‘’ʹʿʾ\"]")
 WORDS = re.compile(r"[a-z0-9]+")
 # What stands between words in any script.
 SEPARATORS = re.compile(r"[\s.,;:/()=\-\u2010-\u2015\u00b7\u2022\u30fb]+")
-# A name of so many characters of Chinese, Japanese or Korean may be several words.
-UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]{2,6}")
+# A name of so many characters of Chinese, Japanese or Korean may be several words; words are shorter.
+EAST_ASIAN = "[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"
+UNSPACED, SHORT = re.compile(EAST_ASIAN + "{2,6}"), re.compile(EAST_ASIAN + "{1,2}")
 # Spellings of one sound in the Latin transcriptions of other scripts, longest first.
 SOUNDS = (
     ("shch", "s"),
@@ -155,6 +156,11 @@ def separate_words(text: str) -> Iterator[tuple[str, str]]:
 def is_latin(text: str) -> bool:
     """Whether every letter is of the Latin script, accents included."""
     return all(ord(letter) < 0x250 or 0x1E00 <= ord(letter) < 0x1F00 for letter in text if letter.isalpha())
+
+
+def is_short(word: str) -> bool:
+    """Whether a word is one or two characters of Chinese, Japanese or Korean."""
+    return SHORT.fullmatch(word) is not None
 
 
 @lru_cache(maxsize=1 << 16)
