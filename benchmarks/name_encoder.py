@@ -2,7 +2,7 @@
 
     python benchmarks/name_encoder.py characters --data-dir DATA
     python benchmarks/name_encoder.py train --data-dir DATA --output OUT --max-minutes 8
-    python benchmarks/name_encoder.py measure --data-dir DATA OUT
+    python benchmarks/name_encoder.py measure --data-dir DATA OTHER...
     python benchmarks/name_encoder.py show
 
 The pairs are `names/translit` (NETransliteration, COLING 2018: names of people in Wikidata, English and six others).
@@ -328,7 +328,11 @@ def nearest_is_own(queries: torch.Tensor, keys: torch.Tensor, names: np.ndarray)
 
 
 @app.command()
-def measure(data_dir: Annotated[Path, typer.Option()], encoder: Annotated[Path, typer.Argument()] = ENCODER):
+def measure(
+    data_dir: Annotated[Path, typer.Option()],
+    encoder: Annotated[Path, typer.Option()] = ENCODER,
+    others: Annotated[list[Path] | None, typer.Argument(help="Encoders that were trained beside it.")] = None,
+):
     """Measure an encoder on the test split beside the rules of the Space and a ratio of rapidfuzz."""
     # Where it trains there is none of these.
     from rapidfuzz import fuzz
@@ -352,9 +356,15 @@ def measure(data_dir: Annotated[Path, typer.Option()], encoder: Annotated[Path, 
         }
         results[language] = {name: told_apart(scores, sample) for name, scores in systems.items()}
         print(language, json.dumps(results[language]))
-    training = json.loads((encoder / "training.json").read_text())
     RESULTS.record(("test",), {"pairs": TEST_PAIRS, "languages": results})
-    RESULTS.record(("training",), training)
+    record_training(encoder, others or [])
+
+
+def record_training(encoder: Path, others: list[Path]) -> None:
+    """How an encoder was trained, and what it and others reached on the development split."""
+    found = [json.loads((folder / "training.json").read_text()) for folder in (encoder, *others)]
+    RESULTS.record(("training",), found[0])
+    RESULTS.record(("dev",), {f"neighbours {made['neighbours']}": made["dev"] for made in found})
 
 
 def told_apart(scores: np.ndarray, sample: pd.DataFrame) -> dict[str, float]:

@@ -550,7 +550,12 @@ def measure_bulk(count: int, latin: bool) -> None:
 
 
 # From which cosine of the encoder on words are alike, and from which on the same; and the same of short ones.
-COSINES = [((0.6, 0.95), (0.6, 0.95)), ((0.5, 0.95), (0.5, 0.95)), ((0.5, 0.95), (0.7, 1.0)), ((0.5, 0.9), (0.7, 1.0))]
+COSINES = [
+    ((0.55, 0.9), (0.7, 1.0)),
+    ((0.67, 0.85), (0.7, 1.0)),
+    ((0.67, 0.85), (0.67, 0.85)),
+    ((0.7, 0.9), (0.7, 1.0)),
+]
 
 
 def measure_cosines() -> None:

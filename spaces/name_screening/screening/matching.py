@@ -31,7 +31,7 @@ BETTER_SHARE_OF_ONE_WORD = 0.4
 JOINED_WEIGHT = 0.95
 # Words in two scripts: from which cosine of the encoder on they are alike, and from which on the same. Words of one or
 # two Chinese, Japanese or Korean characters are like many. Chosen as the threshold was.
-COSINES, SHORT_COSINES = (0.5, 0.95), (0.7, 1.0)
+COSINES, SHORT_COSINES = (0.67, 0.85), (0.7, 1.0)
 # Names of different scripts: transliterations are short of letters, and agree by chance more often.
 SCRIPTS_WEIGHT = 0.95
 # What the other fields add to or take from the score of the names. They never raise a weak name above a threshold.
