@@ -113,7 +113,7 @@ def test_an_entry_without_a_latin_name_is_found():
     )
     assert [match.entry.source_id for match in screener.screen(Customer("c", "Bill Clinton"))] == ["1"]
     # The other has one, by which it is found.
-    assert len(screener.across[True].rows) == 1
+    assert len(screener.other_names.rows) == 1
 
 
 def test_names_of_one_script_never_meet_the_encoder(monkeypatch):
@@ -124,7 +124,7 @@ def test_names_of_one_script_never_meet_the_encoder(monkeypatch):
     monkeypatch.setattr("screening.encoder.name_encoder", forbidden)
     screener = Screener([Entry("own", "1", "person", ("KARPOV, Pavel", "Pavlik"))])
     assert screener.screen(Customer("c", "Pavel Karpof"))
-    assert "directions" not in vars(screener.across[False])
+    assert "latin_names" not in vars(screener)
     with pytest.raises(AssertionError, match="was asked"):
         screener.screen(Customer("c", "Нэнси Пелоси"))
 

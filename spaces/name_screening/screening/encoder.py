@@ -1,6 +1,7 @@
 """Words in two scripts compared by a small SmBERT over characters, which comes with the Space; without torch."""
 
 import json
+from array import array
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -50,18 +51,21 @@ class NameEncoder:
         Args:
             words (sequence of `str`): In any script.
         """
-        if missing := [word for word in dict.fromkeys(words) if word not in self.known]:
-            if len(self.known) + len(missing) > KEPT:
-                self.known.clear()
+        # Officers' requests come in threads: what one of them holds stays whole when another begins anew.
+        known = self.known
+        if missing := [word for word in dict.fromkeys(words) if word not in known]:
+            if len(known) + len(missing) > KEPT:
+                known = self.known = {}
                 missing = list(dict.fromkeys(words))
-            self.known.update(zip(missing, self.compute(missing), strict=True))
-        return np.stack([self.known[word] for word in words])
+            known.update(zip(missing, self.compute(missing), strict=True))
+        return np.stack([known[word] for word in words])
 
     def cosine(self, first: str, second: str) -> float:
         """How near the directions of two words are, at most 1."""
-        if first not in self.known or second not in self.known:
-            self.encode((first, second))
-        return float(self.known[first] @ self.known[second])
+        one, other = self.known.get(first), self.known.get(second)
+        if one is None or other is None:
+            one, other = self.encode((first, second))
+        return float(one @ other)
 
     def compute(self, words: Sequence[str]) -> np.ndarray:
         """The same as `encode` without looking at what is known."""
@@ -134,8 +138,7 @@ class EncodedIndex:
     def __init__(self, names: Sequence[Name], rows: Sequence[int]):
         self.rows = np.array(rows, dtype=np.int32)
         places: dict[str, int] = {}
-        owners: list[int] = []
-        words: list[int] = []
+        owners, words = array("i"), array("i")
         for owner, row in enumerate(rows):
             name = names[row]
             for written, weight in zip(name.written, name.weights, strict=True):
@@ -143,9 +146,10 @@ class EncodedIndex:
                     owners.append(owner)
                     words.append(places.setdefault(written, len(places)))
         self.words = list(places)
-        counts = np.bincount(words, minlength=len(places))
+        places_of = np.frombuffer(words, dtype=np.int32)
+        counts = np.bincount(places_of, minlength=len(places))
         # Names ordered by word: those that have a word are one slice.
-        self.owners = np.array(owners, dtype=np.int32)[np.argsort(words, kind="stable")]
+        self.owners = np.frombuffer(owners, dtype=np.int32)[np.argsort(places_of, kind="stable")]
         self.starts = np.concatenate(([0], np.cumsum(counts)))
         self.found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.rarity = np.log1p(len(rows) / np.maximum(counts, 1)).astype(np.float32)
@@ -183,9 +187,10 @@ class EncodedIndex:
 
     def have(self, word: str) -> tuple[np.ndarray, np.ndarray]:
         """The names that have a word in their own script, with how sure that is and how rare the word."""
-        if word not in self.found:
-            if len(self.found) >= KEPT_SEARCHES:
-                self.found.clear()
+        found = self.found
+        if word not in found:
+            if len(found) >= KEPT_SEARCHES:
+                found = self.found = {}
             cosines = self.directions @ name_encoder().encode([word])[0]
             likeliest = np.flatnonzero(cosines >= MIN_COSINE)
             if len(likeliest) > MAX_WORDS:
@@ -197,8 +202,8 @@ class EncodedIndex:
                 share = cosines[place] * self.rarity[place]
                 shares.update(dict.fromkeys(self.owners[self.starts[place] : self.starts[place + 1]].tolist(), share))
             owners = np.fromiter(shares, dtype=np.int32, count=len(shares))
-            self.found[word] = owners, np.fromiter(shares.values(), dtype=np.float32, count=len(shares))
-        return self.found[word]
+            found[word] = owners, np.fromiter(shares.values(), dtype=np.float32, count=len(shares))
+        return found[word]
 
 
 __all__ = ["EncodedIndex", "NameEncoder", "name_encoder"]

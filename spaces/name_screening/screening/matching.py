@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
@@ -13,7 +13,7 @@ from .lists import KINDS, Entry, check_date, country_code
 from .names import Name, are_nicknames, divisions, is_latin, is_short, parse_name, sound_of
 
 
-# Names the rules of this file and of names.py; recorded with every alert and decision.
+# Names the rules of this file and of names.py and the encoder; recorded with every alert and decision.
 RULES_VERSION = "rules-2"
 # Chosen on one half of the public pairs (benchmarks/name_screening.py).
 DEFAULT_THRESHOLD = 0.75
@@ -333,24 +333,23 @@ class Screener:
                     self.owners.append([])
                 self.owners[row].append((place, name))
         self.index = NameIndex(self.names)
-        self.across = {True: EncodedIndex(self.names, self.only_other()), False: EncodedIndex(self.names, self.latin())}
 
-    def latin(self) -> list[int]:
+    @cached_property
+    def latin_names(self) -> EncodedIndex:
         """Names in Latin letters, which the encoder finds for customers whose names are not."""
-        return [row for row, name in enumerate(self.names) if is_latin(name.text)]
+        return EncodedIndex(self.names, [row for row, name in enumerate(self.names) if is_latin(name.text)])
 
-    def only_other(self) -> list[int]:
+    @cached_property
+    def other_names(self) -> EncodedIndex:
         """Names in other scripts of entries that have none in Latin letters, for customers whose names are."""
-        return [
-            row
-            for row, owners in enumerate(self.owners)
-            if not any(is_latin(text) for place, _ in owners for text in self.entries[place].names)
-        ]
+        latin = {place for place, entry in enumerate(self.entries) if any(map(is_latin, entry.names))}
+        rows = [row for row, owners in enumerate(self.owners) if not latin.issuperset(place for place, _ in owners)]
+        return EncodedIndex(self.names, [row for row in rows if not is_latin(self.names[row].text)])
 
     def candidates(self, own: Name) -> np.ndarray:
         """The listed names that are worth comparing with a customer's."""
         rows = self.index.search(own)
-        across = self.across[is_latin(own.text)].search(own)
+        across = (self.other_names if is_latin(own.text) else self.latin_names).search(own)
         return np.union1d(rows, across) if len(across) else rows
 
     def threshold(self, list_name: str) -> float:
