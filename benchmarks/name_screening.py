@@ -55,6 +55,8 @@ POSITIVES, NEGATIVES = 1500, 3000
 # Share of nearest-name negatives that may be above a system's threshold on the half it is chosen on.
 FALSE_POSITIVES = (0.01, 0.05)
 RESAMPLES = 1000
+# Politicians whose names are in another script.
+OTHER_SCRIPTS = 1000
 
 
 def half_of(key: str) -> str:
@@ -294,10 +296,28 @@ def measure_lists() -> None:
                 "alerts": int(counts.sum()),
                 "customers_per_second": len(rows) / seconds,
             }
+    false |= alerts_across(full)
     result = {"threshold": DEFAULT_THRESHOLD, "entries": len(entries), "names": len(full.names)}
     result |= {"recall_of_names_taken_off": recall, "customers_with_alerts": false}
     RESULTS.record(("lists",), result)
     print(json.dumps(result, indent=1))
+
+
+def alerts_across(screener: Screener) -> dict[str, dict[str, float]]:
+    """The share of politicians in other scripts who are like a listed name, with the encoder and without."""
+    politicians = pd.read_parquet(DATA / "everypolitician_names.parquet")
+    politicians = politicians[politicians["id"].map(half_of) == "test"]
+    texts = [name for names in politicians["names"] for name in names[:1] if not is_latin(name)]
+    names = [parse_name(text) for text in random.Random(SEED).sample(texts, OTHER_SCRIPTS)]
+    likeness = {
+        "politicians, other scripts": (screener.candidates, name_similarity),
+        "politicians, other scripts, rules alone": (screener.index.search, rules_similarity),
+    }
+    found = {}
+    for group, (search, scorer) in likeness.items():
+        best = [max((scorer(name, screener.names[row]) for row in search(name)), default=0.0) for name in names]
+        found[group] = interval(np.array(best) >= DEFAULT_THRESHOLD, pd.Series(range(len(best))))
+    return found
 
 
 # What a bank knows of its customers, in the trial of the second-level review: shares of those without a birth date and
