@@ -319,7 +319,7 @@ class Screener:
             if not 0.5 <= threshold <= 1.0:
                 raise ValueError(f"The threshold of {list_name!r} must be between 0.5 and 1, got {threshold}.")
         # Names that are compared alike stand in the index once.
-        rows: dict[tuple[tuple[str, ...], bool], int] = {}
+        rows: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {}
         self.names: list[Name] = []
         self.owners: list[list[tuple[int, Name]]] = []
         for place, entry in enumerate(self.entries):
@@ -327,7 +327,7 @@ class Screener:
                 name = parse_name(text)
                 if not name.words:
                     continue
-                row = rows.setdefault((name.words, is_latin(text)), len(self.names))
+                row = rows.setdefault((name.words, name.written), len(self.names))
                 if row == len(self.names):
                     self.names.append(name)
                     self.owners.append([])
