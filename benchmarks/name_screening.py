@@ -304,17 +304,25 @@ def measure_lists() -> None:
 
 
 def alerts_across(screener: Screener) -> dict[str, dict[str, float]]:
-    """The share of politicians in other scripts who are like a listed name, with the encoder and without."""
+    """
+    The share of politicians who are like a listed name: by a name in another script with the encoder and without, and
+    by a Latin name of the same politicians.
+    """
     politicians = pd.read_parquet(DATA / "everypolitician_names.parquet")
-    politicians = politicians[politicians["id"].map(half_of) == "test"]
-    texts = [name for names in politicians["names"] for name in names[:1] if not is_latin(name)]
-    names = [parse_name(text) for text in random.Random(SEED).sample(texts, OTHER_SCRIPTS)]
+    both = []
+    for names in politicians["names"][politicians["id"].map(half_of) == "test"]:
+        latin = next((name for name in names if is_latin(name) and parse_name(name).words), None)
+        other = next((name for name in names if not is_latin(name)), None)
+        if latin and other:
+            both.append((parse_name(latin), parse_name(other)))
+    latin, other = zip(*random.Random(SEED).sample(both, OTHER_SCRIPTS), strict=True)
     likeness = {
-        "politicians, other scripts": (screener.candidates, name_similarity),
-        "politicians, other scripts, rules alone": (screener.index.search, rules_similarity),
+        "politicians, other scripts": (other, screener.candidates, name_similarity),
+        "politicians, other scripts, rules alone": (other, screener.index.search, rules_similarity),
+        "the same politicians, Latin letters": (latin, screener.candidates, name_similarity),
     }
     found = {}
-    for group, (search, scorer) in likeness.items():
+    for group, (names, search, scorer) in likeness.items():
         best = [max((scorer(name, screener.names[row]) for row in search(name)), default=0.0) for name in names]
         found[group] = interval(np.array(best) >= DEFAULT_THRESHOLD, pd.Series(range(len(best))))
     return found
