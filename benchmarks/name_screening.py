@@ -4,6 +4,8 @@ COMPACTBERT_DATA=... python benchmarks/name_screening.py quality --nomenklatura 
 COMPACTBERT_DATA=... python benchmarks/name_screening.py lists
 COMPACTBERT_DATA=... python benchmarks/name_screening.py speed 100000 1000000
 COMPACTBERT_DATA=... python benchmarks/name_screening.py review
+COMPACTBERT_DATA=... python benchmarks/name_screening.py cosines
+COMPACTBERT_DATA=... python benchmarks/name_screening.py bulk 1000000
 
 `review` also writes the model of the second-level review that comes with the Space.
 """
@@ -21,6 +23,7 @@ import time
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -34,13 +37,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "spaces" / "name_screening
 from results import Results
 
 from compactbert.files import write_text
+from screening import matching
 from screening.bulk import screen_parquet
 from screening.fields import PUBLIC_MODEL, WORD_COUNTS, FieldModel, field_values
-from screening.index import NameIndex
 from screening.learning import MIN_AUC, PUBLIC_ROWS, recall_interval, train_model
 from screening.lists import Entry, read_ofac, read_un
 from screening.matching import DEFAULT_THRESHOLD, RULES_VERSION, Customer, Screener, name_similarity
-from screening.names import parse_name
+from screening.names import Name, is_latin, parse_name
 
 
 DATA = Path(os.environ.get("COMPACTBERT_DATA", "data")) / "names"
@@ -52,6 +55,8 @@ POSITIVES, NEGATIVES = 1500, 3000
 # Share of nearest-name negatives that may be above a system's threshold on the half it is chosen on.
 FALSE_POSITIVES = (0.01, 0.05)
 RESAMPLES = 1000
+# Politicians whose names are in another script.
+OTHER_SCRIPTS = 1000
 
 
 def half_of(key: str) -> str:
@@ -88,13 +93,14 @@ GROUP = ["source", "script", "half"]
 def negative_pairs(positives: pd.DataFrame) -> pd.DataFrame:
     """
     Names that are nobody's on the list, each with the listed names nearest to it: the two nearest by each of two
-    rapidfuzz ratios over transliterated names, and by our own score, so that every system meets its own worst cases.
+    rapidfuzz ratios over transliterated names, and by our own score with the encoder and without, so that every system
+    meets its own worst cases.
     """
     listed = positives[positives["source"] != "entity"]
     names = list(dict.fromkeys(listed["first"]))
     parsed = [parse_name(name) for name in names]
     latin = [name.latin for name in parsed]
-    index = NameIndex(parsed)
+    screener = Screener(Entry("listed", str(place), "person", (name,)) for place, name in enumerate(names))
     made_up = [pd.read_csv(DATA / f"yente_negatives_{world}_20k.csv.gz")["full_name"] for world in ("global", "us")]
     customers = pd.concat([column.sample(1500, random_state=SEED) for column in made_up]).drop_duplicates()
     politicians = listed[listed["source"] == "pep"].groupby("script").head(1500)
@@ -112,8 +118,10 @@ def negative_pairs(positives: pd.DataFrame) -> pd.DataFrame:
         nearest = set()
         for scorer in (fuzz.token_sort_ratio, fuzz.token_set_ratio):
             nearest.update(place for _, _, place in process.extract(query.latin, latin, scorer=scorer, limit=4)[:4])
-        ours = sorted(index.search(query), key=lambda place: -name_similarity(query, parsed[place]))
-        nearest.update(ours[:3])
+        found = screener.candidates(query)
+        for scorer in (name_similarity, rules_similarity):
+            best = sorted(found, key=lambda row: -scorer(query, screener.names[row]))
+            nearest.update(screener.owners[row][0][0] for row in best[:3])
         # A namesake is no error of a system that only sees names.
         wrong = [names[place] for place in nearest if names[place] not in others and latin[place] != query.latin]
         rows += [(text, name, key) for name in wrong]
@@ -134,12 +142,23 @@ def ours(first: str, second: str) -> float:
     return name_similarity(*names) if names[0].words and names[1].words else 0.0
 
 
+def rules_alone(first: str, second: str) -> float:
+    names = parse_name(first), parse_name(second)
+    return rules_similarity(*names) if names[0].words and names[1].words else 0.0
+
+
+def rules_similarity(first: Name, second: Name) -> float:
+    """Our score where the encoder has nothing to read."""
+    return name_similarity(replace(first, written=()), replace(second, written=()))
+
+
 def ratio(scorer: Callable[..., float]) -> Callable[[str, str], float]:
     return lambda first, second: scorer(first, second, processor=utils.default_process) / 100
 
 
 SYSTEMS = {
     "this Space": ours,
+    "this Space, rules alone": rules_alone,
     "rapidfuzz token_sort_ratio": ratio(fuzz.token_sort_ratio),
     "rapidfuzz token_set_ratio": ratio(fuzz.token_set_ratio),
     "rapidfuzz WRatio": ratio(fuzz.WRatio),
@@ -219,7 +238,7 @@ def measure_quality(python: str | None) -> None:
         for share in FALSE_POSITIVES:
             threshold = threshold_for(np.concatenate([scores[index[:1000]] for index in tuning.values()]), share)
             result[f"at {share:.0%} false positives"] = report(scores, pairs, threshold)
-        if name == "this Space":
+        if name.startswith("this Space"):
             result["at the default threshold"] = report(scores, pairs, DEFAULT_THRESHOLD)
         if name.startswith("nomenklatura"):
             result["at its own threshold"] = report(scores, pairs, NOMENKLATURA_THRESHOLD)
@@ -277,10 +296,36 @@ def measure_lists() -> None:
                 "alerts": int(counts.sum()),
                 "customers_per_second": len(rows) / seconds,
             }
+    false |= alerts_across(full)
     result = {"threshold": DEFAULT_THRESHOLD, "entries": len(entries), "names": len(full.names)}
     result |= {"recall_of_names_taken_off": recall, "customers_with_alerts": false}
     RESULTS.record(("lists",), result)
     print(json.dumps(result, indent=1))
+
+
+def alerts_across(screener: Screener) -> dict[str, dict[str, float]]:
+    """
+    The share of politicians who are like a listed name: by a name in another script with the encoder and without, and
+    by a Latin name of the same politicians.
+    """
+    politicians = pd.read_parquet(DATA / "everypolitician_names.parquet")
+    both = []
+    for names in politicians["names"][politicians["id"].map(half_of) == "test"]:
+        latin = next((name for name in names if is_latin(name) and parse_name(name).words), None)
+        other = next((name for name in names if not is_latin(name)), None)
+        if latin and other:
+            both.append((parse_name(latin), parse_name(other)))
+    latin, other = zip(*random.Random(SEED).sample(both, OTHER_SCRIPTS), strict=True)
+    likeness = {
+        "politicians, other scripts": (other, screener.candidates, name_similarity),
+        "politicians, other scripts, rules alone": (other, screener.index.search, rules_similarity),
+        "the same politicians, Latin letters": (latin, screener.candidates, name_similarity),
+    }
+    found = {}
+    for group, (names, search, scorer) in likeness.items():
+        best = [max((scorer(name, screener.names[row]) for row in search(name)), default=0.0) for name in names]
+        found[group] = interval(np.array(best) >= DEFAULT_THRESHOLD, pd.Series(range(len(best))))
+    return found
 
 
 # What a bank knows of its customers, in the trial of the second-level review: shares of those without a birth date and
@@ -439,15 +484,24 @@ def recall_of(hits: np.ndarray) -> dict[str, float]:
     return {"share": float(hits.mean()), "low": low, "high": high, "pairs": len(hits)}
 
 
-def many_names(count: int) -> list[str]:
-    """Real names, and beyond their number their words put together anew."""
+def many_names(count: int, *, latin: bool | None = None) -> list[str]:
+    """
+    Real names, and beyond their number their words put together anew, those of one script; all of them, or those in
+    Latin letters, or those that are not.
+    """
     politicians = pd.read_parquet(DATA / "everypolitician_names.parquet")["names"].map(lambda names: names[0]).tolist()
     made_up = [pd.read_csv(DATA / f"yente_negatives_{world}_20k.csv.gz") for world in ("global", "us")]
     names = dict.fromkeys(politicians + [name for table in made_up for name in table["full_name"]])
+    if latin is not None:
+        names = dict.fromkeys(name for name in names if is_latin(name) == latin)
     rng = random.Random(SEED)
     parts = [name.split() for name in names if len(name.split()) > 1]
+    of_script: dict[str, list[list[str]]] = {}
+    for words in parts:
+        of_script.setdefault(script_of(words[-1]), []).append(words)
     while len(names) < count:
-        first, last = rng.choice(parts), rng.choice(parts)
+        first = rng.choice(parts)
+        last = rng.choice(of_script[script_of(first[-1])])
         names.setdefault(" ".join((*first[:-1], last[-1])))
     return list(names)[:count]
 
@@ -493,19 +547,58 @@ def measure_speed(count: int) -> None:
     print(count, json.dumps(result, indent=1))
 
 
-def measure_bulk(count: int) -> None:
-    """A parquet of made-up customers against the published lists."""
+def measure_bulk(count: int, latin: bool) -> None:
+    """A parquet of made-up customers against the published lists, in a process of its own."""
     entries = read_ofac(DATA / "ofac_sdn.csv.gz", DATA / "ofac_alt.csv.gz") + read_un(DATA / "un_consolidated.xml.gz")
     screener = Screener(entries)
-    names = many_names(count)
+    names = many_names(count, latin=latin)
+    random.Random(SEED).shuffle(names)
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "customers.parquet"
+        source, target = Path(folder) / "customers.parquet", Path(folder) / "matches.parquet"
         pd.DataFrame({"id": [str(number) for number in range(count)], "name": names}).to_parquet(source)
-        start = time.perf_counter()
-        counts = screen_parquet(source, Path(folder) / "matches.parquet", screener, progress=False)
-        seconds = time.perf_counter() - start
-    RESULTS.record(("bulk", str(count)), {**counts, "seconds": seconds, "customers_per_second": count / seconds})
-    print(RESULTS.found("bulk", str(count)))
+        del names
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        start, processor = time.perf_counter(), time.process_time()
+        counts = screen_parquet(source, target, screener)
+        seconds, processor = time.perf_counter() - start, time.process_time() - processor
+    result = {
+        **counts,
+        "names": len(screener.names),
+        "seconds": seconds,
+        "processor_seconds": processor,
+        "customers_per_second": count / seconds,
+        "customers_per_processor_second": count / processor,
+        "process_megabytes": {
+            "before": before / 1e3,
+            "after": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        },
+    }
+    RESULTS.record(("bulk", "Latin letters" if latin else "other scripts"), result)
+    print(json.dumps(result, indent=1))
+
+
+# From which cosine of the encoder on words are alike, and from which on the same; and the same of short ones.
+COSINES = [
+    ((0.55, 0.9), (0.7, 1.0)),
+    ((0.67, 0.85), (0.7, 1.0)),
+    ((0.67, 0.85), (0.67, 0.85)),
+    ((0.7, 0.9), (0.7, 1.0)),
+]
+
+
+def measure_cosines() -> None:
+    """Recall and false positives across scripts at the default threshold, on the half that is chosen on."""
+    positives = positive_pairs()
+    negatives = negative_pairs(positives)
+    halves = [pairs.query("script == 'cross' and half == 'tune'") for pairs in (positives, negatives)]
+    points = {}
+    for matching.COSINES, matching.SHORT_COSINES in COSINES:
+        matching.across_similarity.cache_clear()
+        shares = [float((score_pairs(ours, pairs)[0] >= DEFAULT_THRESHOLD).mean()) for pairs in halves]
+        name = f"{matching.COSINES}, short {matching.SHORT_COSINES}"
+        points[name] = dict(zip(("recall", "false_positives"), shares, strict=True))
+        print(name, shares)
+    RESULTS.record(("cosines",), points)
 
 
 COLUMNS = {
@@ -540,8 +633,11 @@ def main():
     quality.add_argument("--nomenklatura", help="a Python that has nomenklatura")
     commands.add_parser("lists")
     commands.add_parser("review")
-    for name in ("speed", "bulk"):
-        commands.add_parser(name).add_argument("counts", type=int, nargs="+")
+    commands.add_parser("cosines")
+    commands.add_parser("speed").add_argument("counts", type=int, nargs="+")
+    bulk = commands.add_parser("bulk")
+    bulk.add_argument("count", type=int)
+    bulk.add_argument("--other-scripts", action="store_true")
     commands.add_parser("render")
     given = parser.parse_args()
     if given.command == "quality":
@@ -550,13 +646,17 @@ def main():
         measure_lists()
     elif given.command == "review":
         measure_review()
+    elif given.command == "cosines":
+        measure_cosines()
     elif given.command == "render":
         print(render(RESULTS.read()))
+    elif given.command == "bulk":
+        measure_bulk(given.count, not given.other_scripts)
     elif len(given.counts) > 1:
         for count in given.counts:
             subprocess.run([sys.executable, __file__, given.command, str(count)], check=True)
     else:
-        {"speed": measure_speed, "bulk": measure_bulk}[given.command](given.counts[0])
+        measure_speed(given.counts[0])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from .lists import Entry, country_code
-from .matching import Customer, align, joined_similarity, name_similarity, word_similarity, years
+from .matching import (
+    Customer,
+    align,
+    are_across,
+    compare_words,
+    divide,
+    joined_similarity,
+    name_similarity,
+    years,
+)
 from .names import parse_name
 
 
@@ -42,23 +51,24 @@ def rarity(word: str) -> float:
 
 def name_fields(customer_name: str, listed_name: str) -> dict[str, float]:
     """What the two names say: how alike, in which words, how rare these are."""
-    first, second = parse_name(customer_name), parse_name(listed_name)
-    aligned = align(first, second)
-    hows = [word_similarity(first.words[i], second.words[j])[1] for _, i, j in aligned]
+    first, second = divide(parse_name(customer_name), parse_name(listed_name))
+    aligned, across = align(first, second), are_across(first, second)
+    hows = [compare_words(first, i, second, j, across)[1] for _, i, j in aligned]
     shared = [similarity * rarity(second.words[j]) for similarity, _, j in aligned]
     covered = sum(similarity * first.weights[i] for similarity, i, _ in aligned) / sum(first.weights)
     listed_covered = sum(similarity * second.weights[j] for similarity, _, j in aligned) / sum(second.weights)
     left = [word for i, word in enumerate(first.words) if i not in {i for _, i, _ in aligned}]
     listed_left = [word for j, word in enumerate(second.words) if j not in {j for *_, j in aligned}]
     return {
-        LIKENESS: name_similarity(first, second),
+        LIKENESS: name_similarity(parse_name(customer_name), parse_name(listed_name)),
         "customer's words covered": covered,
         "listed words covered": listed_covered,
         "least alike pair of words": min((similarity for similarity, *_ in aligned), default=0.0),
         "alike without spaces": joined_similarity(first.words, second.words),
         "equal words": hows.count("equal"),
         "words of like spelling": hows.count("spelling"),
-        "words of like sound": hows.count("sound"),
+        # The encoder has learned what sounds alike.
+        "words of like sound": hows.count("sound") + hows.count("encoder"),
         "nicknames and initials": hows.count("nickname") + hows.count("initial"),
         "customer's words left": len(left),
         "listed words left": len(listed_left),

@@ -2,17 +2,19 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
+import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from .encoder import EncodedIndex, name_encoder
 from .index import NameIndex
 from .lists import KINDS, Entry, check_date, country_code
-from .names import Name, are_nicknames, parse_name, sound_of
+from .names import Name, are_nicknames, divisions, is_latin, is_short, parse_name, sound_of
 
 
-# Names the rules of this file and of names.py; recorded with every alert and decision.
-RULES_VERSION = "rules-1"
+# Names the rules of this file and of names.py and the encoder; recorded with every alert and decision.
+RULES_VERSION = "rules-2"
 # Chosen on one half of the public pairs (benchmarks/name_screening.py).
 DEFAULT_THRESHOLD = 0.75
 # Two words that agree less are different words.
@@ -27,6 +29,9 @@ BETTER_SHARE = 0.7
 BETTER_SHARE_OF_ONE_WORD = 0.4
 # Names written without the spaces, or with others.
 JOINED_WEIGHT = 0.95
+# Words in two scripts: from which cosine of the encoder on they are alike, and from which on the same. Words of one or
+# two Chinese, Japanese or Korean characters are like many. Chosen as the threshold was.
+COSINES, SHORT_COSINES = (0.67, 0.85), (0.7, 1.0)
 # Names of different scripts: transliterations are short of letters, and agree by chance more often.
 SCRIPTS_WEIGHT = 0.95
 # What the other fields add to or take from the score of the names. They never raise a weak name above a threshold.
@@ -117,18 +122,43 @@ def sound_similarity(first: str, second: str, spelling: float) -> float:
     return SOUND_SHARE * SOUND_WEIGHT * sound + (1 - SOUND_SHARE) * spelling
 
 
-@lru_cache(maxsize=1 << 18)
-def is_latin(text: str) -> bool:
-    """Whether every letter is of the Latin script, accents included."""
-    return all(ord(letter) < 0x250 or 0x1E00 <= ord(letter) < 0x1F00 for letter in text if letter.isalpha())
+def encoded_similarity(first: str, second: str) -> float:
+    """How alike two words of different scripts are to the encoder: 0 where they are different words."""
+    alike, same = SHORT_COSINES if is_short(first) or is_short(second) else COSINES
+    cosine = name_encoder().cosine(first, second)
+    if cosine < alike:
+        return 0.0
+    return MIN_WORD_SIMILARITY + min(1.0, (cosine - alike) / (same - alike)) * (1 - MIN_WORD_SIMILARITY)
+
+
+@lru_cache(maxsize=1 << 19)
+def across_similarity(first: str, second: str, written: str, other: str) -> tuple[float, str]:
+    """`word_similarity` of two words in Latin letters, or what the encoder says of them as written if that is more."""
+    similarity, how = word_similarity(first, second)
+    if similarity < 1.0 and written and other and (encoded := encoded_similarity(written, other)) > similarity:
+        return encoded, "encoder"
+    return similarity, how
+
+
+def are_across(first: Name, second: Name) -> bool:
+    """Whether one of two names is in Latin letters and the other in another script."""
+    return is_latin(first.text) != is_latin(second.text)
+
+
+def compare_words(first: Name, i: int, second: Name, j: int, across: bool) -> tuple[float, str]:
+    """How alike a word of one name and one of another are, and in what."""
+    if across and first.weights[i] == second.weights[j] == 1.0:
+        return across_similarity(first.words[i], second.words[j], first.written[i], second.written[j])
+    return word_similarity(first.words[i], second.words[j])
 
 
 def align(first: Name, second: Name) -> list[tuple[float, int, int]]:
     """The words of two names that belong together, each word once, best first: (similarity, word, word)."""
+    across = bool(first.written and second.written) and are_across(first, second)
     pairs = []
-    for i, word in enumerate(first.words):
-        for j, other in enumerate(second.words):
-            similarity = word_similarity(word, other)[0]
+    for i in range(len(first.words)):
+        for j in range(len(second.words)):
+            similarity = compare_words(first, i, second, j, across)[0]
             if similarity:
                 pairs.append((similarity * min(first.weights[i], second.weights[j]), similarity, i, j))
     pairs.sort(reverse=True)
@@ -140,6 +170,16 @@ def align(first: Name, second: Name) -> list[tuple[float, int, int]]:
             second_used |= 1 << j
             aligned.append((similarity, i, j))
     return aligned
+
+
+def divide(first: Name, second: Name) -> tuple[Name, Name]:
+    """Two names of different scripts, one that is written without spaces divided as the other is most alike."""
+    if not (first.written and second.written and are_across(first, second)):
+        return first, second
+    ways = [(one, other) for one in divisions(first) for other in divisions(second)]
+    if len(ways) == 1:
+        return first, second
+    return max(ways, key=lambda way: aligned_similarity(way[0], way[1], align(way[0], way[1])))
 
 
 def aligned_similarity(first: Name, second: Name, aligned: list[tuple[float, int, int]]) -> float:
@@ -176,31 +216,35 @@ def name_similarity(first: Name, second: Name) -> float:
     Returns:
         `float`: Between 0 and 1; 1 for the same words in any order.
     """
-    similarity = aligned_similarity(first, second, align(first, second))
+    divided = divide(first, second)
+    similarity = aligned_similarity(*divided, align(*divided))
     if similarity < 1.0:
         similarity = max(similarity, joined_similarity(first.words, second.words))
         cores = first.core, second.core
         if cores != (first.words, second.words):
             similarity = max(similarity, joined_similarity(*cores))
-    return similarity if is_latin(first.text) == is_latin(second.text) else SCRIPTS_WEIGHT * similarity
+    return SCRIPTS_WEIGHT * similarity if are_across(first, second) else similarity
 
 
 def explain_name(first: Name, second: Name) -> tuple[Feature, ...]:
     """The features of `name_similarity`: every pair of words, what has no counterpart, spaces and scripts."""
-    aligned = align(first, second)
-    by_words, similarity = aligned_similarity(first, second, aligned), name_similarity(first, second)
+    similarity, across = name_similarity(first, second), are_across(first, second)
     features = [Feature("name", round(similarity, 4), f"{first.text} / {second.text}")]
+    first, second = divide(first, second)
+    aligned = align(first, second)
+    by_words = aligned_similarity(first, second, aligned)
     for likeness, i, j in sorted(aligned, key=lambda pair: pair[1]):
-        how = word_similarity(first.words[i], second.words[j])[1]
+        how = compare_words(first, i, second, j, across)[1]
+        words = (first.written[i], second.written[j]) if how == "encoder" else (first.words[i], second.words[j])
         share = round(likeness * first.weights[i] / sum(first.weights), 4)
-        features.append(Feature(f"word: {how}", share, f"{first.words[i]} / {second.words[j]} ({likeness:.2f})"))
+        features.append(Feature(f"word: {how}", share, f"{words[0]} / {words[1]} ({likeness:.2f})"))
     for side, name, used in (
         ("customer", first, {i for _, i, _ in aligned}),
         ("list", second, {j for *_, j in aligned}),
     ):
         if rest := [word for place, word in enumerate(name.words) if place not in used]:
             features.append(Feature("words without counterpart", 0.0, f"{side}: {' '.join(rest)}"))
-    if is_latin(first.text) != is_latin(second.text):
+    if across:
         text = second.latin if is_latin(first.text) else first.latin
         features.append(Feature("transliterated", round(similarity - similarity / SCRIPTS_WEIGHT, 4), text))
     elif similarity > by_words:
@@ -275,7 +319,7 @@ class Screener:
             if not 0.5 <= threshold <= 1.0:
                 raise ValueError(f"The threshold of {list_name!r} must be between 0.5 and 1, got {threshold}.")
         # Names that are compared alike stand in the index once.
-        rows: dict[tuple[tuple[str, ...], bool], int] = {}
+        rows: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {}
         self.names: list[Name] = []
         self.owners: list[list[tuple[int, Name]]] = []
         for place, entry in enumerate(self.entries):
@@ -283,12 +327,30 @@ class Screener:
                 name = parse_name(text)
                 if not name.words:
                     continue
-                row = rows.setdefault((name.words, is_latin(text)), len(self.names))
+                row = rows.setdefault((name.words, name.written), len(self.names))
                 if row == len(self.names):
                     self.names.append(name)
                     self.owners.append([])
                 self.owners[row].append((place, name))
         self.index = NameIndex(self.names)
+
+    @cached_property
+    def latin_names(self) -> EncodedIndex:
+        """Names in Latin letters, which the encoder finds for customers whose names are not."""
+        return EncodedIndex(self.names, [row for row, name in enumerate(self.names) if is_latin(name.text)])
+
+    @cached_property
+    def other_names(self) -> EncodedIndex:
+        """Names in other scripts of entries that have none in Latin letters, for customers whose names are."""
+        latin = {place for place, entry in enumerate(self.entries) if any(map(is_latin, entry.names))}
+        rows = [row for row, owners in enumerate(self.owners) if not latin.issuperset(place for place, _ in owners)]
+        return EncodedIndex(self.names, [row for row in rows if not is_latin(self.names[row].text)])
+
+    def candidates(self, own: Name) -> np.ndarray:
+        """The listed names that are worth comparing with a customer's."""
+        rows = self.index.search(own)
+        across = (self.other_names if is_latin(own.text) else self.latin_names).search(own)
+        return np.union1d(rows, across) if len(across) else rows
 
     def threshold(self, list_name: str) -> float:
         """From which score on a likeness to an entry of this list is reported."""
@@ -309,7 +371,7 @@ class Screener:
         for own in dict.fromkeys(parse_name(text) for text in (customer.name, *customer.aliases)):
             if not own.words:
                 continue
-            for row in self.index.search(own):
+            for row in self.candidates(own):
                 similarity = name_similarity(own, self.names[row])
                 if similarity < lowest:
                     continue

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -36,6 +37,11 @@ ARABIC = (
 )
 APOSTROPHES = re.compile(r"['`´ʻʼ‘’ʹʿʾ\"]")
 WORDS = re.compile(r"[a-z0-9]+")
+# What stands between words in any script.
+SEPARATORS = re.compile(r"[\s.,;:/()=\-\u2010-\u2015\u00b7\u2022\u30fb]+")
+# A name of so many characters of Chinese, Japanese or Korean may be several words; words are shorter.
+EAST_ASIAN = "[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"
+UNSPACED, SHORT = re.compile(EAST_ASIAN + "{2,6}"), re.compile(EAST_ASIAN + "{1,2}")
 # Spellings of one sound in the Latin transcriptions of other scripts, longest first.
 SOUNDS = (
     ("shch", "s"),
@@ -76,12 +82,14 @@ class Name:
         words (`tuple` of `str`): In Latin letters.
         weights (`tuple` of `float`): How much each word counts.
         core (`tuple` of `str`): The words that are not in many names; all of them where there is no other.
+        written (`tuple` of `str`): The words in their own script; empty for one that is written together with the next.
     """
 
     text: str
     words: tuple[str, ...]
     weights: tuple[float, ...]
     core: tuple[str, ...]
+    written: tuple[str, ...]
 
     @property
     def latin(self) -> str:
@@ -109,20 +117,62 @@ def parse_name(text: str) -> Name:
         [`Name`]: Without words where the text has no letter or digit.
     """
     words: list[str] = []
-    prefix = ""
-    for word in WORDS.findall(latin(text)):
+    written: list[str] = []
+    prefix = own_prefix = ""
+    for word, own in separate_words(text):
         if word in JOINED_TO_NEXT or (prefix and word in ARTICLES):
             prefix += word
+            own_prefix += own
         elif word in JOINED_TO_LAST and words and not prefix:
             words[-1] += word
+            written[-1] += own
         else:
             words.append(prefix + word)
-            prefix = ""
+            written.append(own_prefix + own)
+            prefix = own_prefix = ""
     if prefix:
         words.append(prefix)
+        written.append(own_prefix)
     weights = tuple(weight_of(word) for word in words)
     core = tuple(word for word, weight in zip(words, weights, strict=True) if weight == 1.0)
-    return Name(text, tuple(words), weights, core or tuple(words))
+    return Name(text, tuple(words), weights, core or tuple(words), tuple(written))
+
+
+def separate_words(text: str) -> Iterator[tuple[str, str]]:
+    """The words of a text in Latin letters, each with what it is in its own script."""
+    if is_latin(text):
+        for word in WORDS.findall(latin(text)):
+            yield word, word
+        return
+    for own in SEPARATORS.split(unicodedata.normalize("NFKC", text)):
+        *before, last = WORDS.findall(latin(own)) or [""]
+        for word in before:
+            yield word, ""
+        if last:
+            yield last, own
+
+
+@lru_cache(maxsize=1 << 18)
+def is_latin(text: str) -> bool:
+    """Whether every letter is of the Latin script, accents included."""
+    return all(ord(letter) < 0x250 or 0x1E00 <= ord(letter) < 0x1F00 for letter in text if letter.isalpha())
+
+
+def is_short(word: str) -> bool:
+    """Whether a word is one or two characters of Chinese, Japanese or Korean."""
+    return SHORT.fullmatch(word) is not None
+
+
+@lru_cache(maxsize=1 << 16)
+def divisions(name: Name) -> tuple[Name, ...]:
+    """A name as written, and where it is written without spaces, as two and as three words."""
+    text = name.text.strip()
+    if not UNSPACED.fullmatch(text):
+        return (name,)
+    places = range(1, len(text))
+    divided = [f"{text[:i]} {text[i:]}" for i in places]
+    divided += [f"{text[:i]} {text[i:j]} {text[j:]}" for i in places for j in places if i < j]
+    return (name, *map(parse_name, divided))
 
 
 def weight_of(word: str) -> float:
