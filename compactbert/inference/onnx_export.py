@@ -83,26 +83,28 @@ def export(
 
 def export_onnx(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     output_dir: str | Path,
     *,
     int8: Sequence[Int8] = (),
     calibration: Sequence[dict[str, list[int]]] = (),
 ) -> dict[str, Any]:
     """
-    Writes a classifier as ONNX, from its fused graph, for any number of rows and tokens, and checks it in ONNX Runtime.
+    Writes a model as ONNX, from its fused graph, for any number of rows and tokens, and checks it in ONNX Runtime.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            A model of one of our families for sequence or token classification. Not changed; exported in float32.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Saved beside it.
+            A model of one of our families for sequence or token classification, which gives `logits`, or without a
+            head, which gives `last_hidden_state`. Not changed; exported in float32.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Saved beside it. Calibration needs one.
         output_dir (`str` or `Path`):
             Folder to write `onnx/model.onnx`, the configuration and the tokenizer to. Must not exist, or be empty; it
             appears when it is complete.
         int8 (list of `"dynamic"` and `"static"`, *optional*):
             Write int8 models too: `onnx/model_int8.onnx`, whose activations are scaled as they come, and
-            `onnx/model_int8_static.onnx`, whose activations are scaled as they were in `calibration`.
+            `onnx/model_int8_static.onnx`, whose activations are scaled as they were in `calibration`. `"dynamic"`
+            needs no calibration and is as fast and as good where both were measured.
         calibration (list of `dict`, *optional*):
             Encoded rows, for `"static"`.
 
@@ -119,8 +121,10 @@ def export_onnx(
     output_dir = Path(output_dir)
     if unknown := sorted(set(int8) - set(get_args(Int8))):
         raise ValueError(f"`int8` must be of {get_args(Int8)}, got {unknown}.")
-    if "static" in int8 and not calibration:
-        raise ValueError('`int8="static"` needs `calibration`: rows of the kind that the model will see.')
+    if "static" in int8 and (tokenizer is None or not calibration):
+        raise ValueError(
+            '`int8="static"` needs `calibration`: rows of the kind that the model will see, and `tokenizer`.'
+        )
     with new_folder(output_dir) as partial:
         (partial / "onnx").mkdir()
         model = model.to(device="cpu", dtype=torch.float32)  # type: ignore[call-arg]
@@ -134,12 +138,13 @@ def export_onnx(
         report |= {"files": written, "bytes": {name: (partial / name).stat().st_size for name in written}}
         model.config.architectures = [type(model).__name__]
         model.config.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(partial)
         (partial / "export.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
 
 
-class _Logits(nn.Module):
+class _Outputs(nn.Module):
     """The model as ONNX sees it: three tensors in, one out."""
 
     def __init__(self, model: PreTrainedModel):
@@ -148,7 +153,7 @@ class _Logits(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
         inputs = {"attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        return self.model(input_ids=input_ids, **inputs).logits
+        return self.model(input_ids=input_ids, **inputs)[0]
 
 
 def _trace(fused: PreTrainedModel) -> Any:
@@ -157,12 +162,12 @@ def _trace(fused: PreTrainedModel) -> Any:
     dynamic = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in INPUTS}
     with _quiet():
         program: Any = torch.onnx.export(
-            _Logits(fused),
+            _Outputs(fused),
             (ids, mask, torch.zeros_like(ids)),
             dynamo=True,
             dynamic_shapes=dynamic,
             input_names=list(INPUTS),
-            output_names=["logits"],
+            output_names=["last_hidden_state" if fused.base_model is fused else "logits"],
             opset_version=OPSET,
             verbose=False,
         )
@@ -197,7 +202,7 @@ def _check(fused: PreTrainedModel, session: Any) -> float:
         if rows > 1 and tokens > 2:
             mask[0, tokens // 2 :] = 0
         batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
-        expected = fused(**batch).logits.numpy()
+        expected = fused(**batch)[0].numpy()
         found = session.run(None, {name: tensor.numpy() for name, tensor in batch.items()})[0]
         worst = max(worst, float(np.abs(found - expected).max() / np.abs(expected).max()))
     if not worst <= MAX_ERROR:
@@ -209,7 +214,7 @@ def _check(fused: PreTrainedModel, session: Any) -> float:
 
 
 def _quantize(
-    folder: Path, kind: Int8, tokenizer: PreTrainedTokenizerBase, calibration: Sequence[dict[str, list[int]]]
+    folder: Path, kind: Int8, tokenizer: PreTrainedTokenizerBase | None, calibration: Sequence[dict[str, list[int]]]
 ) -> None:
     quantization = library("onnxruntime.quantization")
     prepared = folder / "prepared.onnx"
@@ -230,7 +235,7 @@ def _quantize(
 def quantize_static(
     source: Path,
     target: Path,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     calibration: Sequence[dict[str, list[int]]],
     **changes: Any,
 ) -> None:
@@ -265,7 +270,7 @@ def _products_of_activations(file: Path) -> list[str]:
     return [node.name for node in graph.node if node.op_type in PRODUCTS and node.input[1] not in weights]
 
 
-def _reader(base: type, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, list[int]]]) -> Any:
+def _reader(base: type, tokenizer: PreTrainedTokenizerBase | None, rows: Sequence[dict[str, list[int]]]) -> Any:
     # A class of its own: what it derives from comes with the library.
     class Reader(base):
         def __init__(self):
