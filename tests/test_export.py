@@ -1,5 +1,6 @@
 import copy
 import json
+import shutil
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ from families import build
 import compactbert
 from compactbert.inference import OnnxClassifier, export, export_onnx
 from compactbert.inference.onnx import FILES
+from compactbert.inference.onnx_export import RUNTIME_OF, _quantize
 from compactbert.training.quantization import emulate_int8
 
 
@@ -89,6 +91,24 @@ def test_static_int8_keeps_the_sums(exported):
     assert kinds.count([False, False]) == 6
     rounded = {name for node in graph.node if node.op_type == "QuantizeLinear" for name in node.input[:1]}
     assert rounded.isdisjoint(node.output[0] for node in products)
+
+
+@pytest.mark.parametrize(("vnni", "largest"), [(True, 127), (False, 64)])
+def test_weights_have_7_bits_without_vnni(exported, minilm_tokenizer, tmp_path, monkeypatch, vnni, largest):
+    _, folder, _ = exported
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("torch.cpu._is_vnni_supported", lambda: vnni)
+    (tmp_path / "onnx").mkdir()
+    shutil.copy(folder / FILES["onnx"], tmp_path / FILES["onnx"])
+    rows = [dict(minilm_tokenizer(text)) for text in TEXTS]
+    for kind in ("dynamic", "static"):
+        _quantize(tmp_path, kind, minilm_tokenizer, rows)
+        graph = onnx.load(tmp_path / FILES[RUNTIME_OF[kind]]).graph
+        arrays = [onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer]
+        assert (
+            max(abs(array.astype(int)).max() for array in arrays if array.dtype == np.int8 and array.ndim == 2)
+            == largest
+        )
 
 
 def test_the_folder_is_whole(exported):
