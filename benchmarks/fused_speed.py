@@ -18,17 +18,22 @@ from compactbert.files import write_text
 RESULTS = Path(__file__).with_suffix(".json")
 SHAPES = [(1, 16), (1, 128), (8, 128), (32, 128)]
 FASTER = "mobilebert_md/mobilebert-md-1.9g"
+INT8 = "onnx-int8"
 MODELS = ["mobilebert", "mobilebert_md/mobilebert-md", FASTER, "smbert/smbert", "bert-base"]
 BASELINE = "mobilebert, eager"
 SHOWN = {
     "mobilebert, fused": "MobileBERT, fused",
     "mobilebert, fused-bf16": "MobileBERT, fused, bf16",
+    f"mobilebert, {INT8}": "MobileBERT, fused graph, ONNX Runtime int8",
     "mobilebert_md/mobilebert-md, eager": "MobileBERT-MD, eager",
     "mobilebert_md/mobilebert-md, fused": "MobileBERT-MD, fused",
     "mobilebert_md/mobilebert-md, fused-bf16": "MobileBERT-MD, fused, bf16",
+    f"mobilebert_md/mobilebert-md, {INT8}": "MobileBERT-MD, fused graph, ONNX Runtime int8",
     f"{FASTER}, fused": "MobileBERT-MD of 1.9 GMACs, fused",
+    f"{FASTER}, {INT8}": "MobileBERT-MD of 1.9 GMACs, fused graph, ONNX Runtime int8",
     "smbert/smbert, eager": "SmBERT, eager",
     "smbert/smbert, fused": "SmBERT, fused",
+    f"smbert/smbert, {INT8}": "SmBERT, ONNX Runtime int8",
     "bert-base, eager": "BERT-base, eager",
     "bert-base, fused": "BERT-base, fused",
 }
@@ -41,7 +46,7 @@ def run(threads: Annotated[list[int], typer.Option()] = [1, 2], rounds: int = 11
     for number in threads:
         results[str(number)] = benchmark(
             MODELS,
-            runtimes=("eager", "fused", "fused-bf16"),
+            runtimes=("eager", "fused", "fused-bf16", INT8),
             shapes=SHAPES,
             baseline=BASELINE,
             threads=number,

@@ -3,6 +3,7 @@
 import copy
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,8 @@ from transformers import AutoModel, BertConfig, DistilBertConfig, MobileBertConf
 
 from .convert import from_transformers, load_pretrained
 from .files import write_figure, write_text
-from .inference import fuse
+from .inference import export_onnx, fuse
+from .inference.onnx import OnnxClassifier
 from .presets import list_presets, load_preset
 from .provenance import environment
 from .structure import FAMILIES
@@ -36,7 +38,7 @@ KNOWN: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
         {"num_hidden_layers": 12, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536},
     ),
 }
-RUNTIMES = ("eager", "sdpa", "fused", "eager-bf16", "sdpa-bf16", "fused-bf16")
+RUNTIMES = ("eager", "sdpa", "fused", "eager-bf16", "sdpa-bf16", "fused-bf16", "onnx", "onnx-int8")
 
 
 def parse_shape(text: str) -> Shape:
@@ -63,7 +65,7 @@ def parse_shape(text: str) -> Shape:
 
 @torch.inference_mode()
 def measure_latency(
-    models: Mapping[str, PreTrainedModel],
+    models: Mapping[str, PreTrainedModel | OnnxClassifier],
     shapes: Sequence[Shape],
     *,
     rounds: int = 15,
@@ -75,7 +77,8 @@ def measure_latency(
     all of them; compare within one call only.
 
     Args:
-        models (`dict` of name to [`~transformers.PreTrainedModel`]): Put into evaluation mode.
+        models (`dict` of name to [`~transformers.PreTrainedModel`] or [`~compactbert.inference.onnx.OnnxClassifier`]): Put
+            into evaluation mode.
         shapes (list of `(rows, tokens)`): Shapes of the batch.
         rounds, warmup (`int`, *optional*, defaults to 15 and 3): Timed and untimed turns of every model.
         seconds (`float`, *optional*, defaults to 20.0): Stop a shape's rounds after this time, but not below 3.
@@ -144,7 +147,8 @@ def benchmark(
         output_dir (`str` or `Path`, *optional*):
             Where to write `bench.json` and `bench.png`.
         runtimes (list of `str`, *optional*, defaults to `("eager", "sdpa", "fused")`):
-            Of [`RUNTIMES`]. What is fused is our form of a model; a model that has none is left out there.
+            Of [`RUNTIMES`]. What is fused, or exported to ONNX, is our form of a model; a model that has none is left
+            out there.
         shapes (list of `(rows, tokens)`, *optional*, defaults to 1x128 and 8x128):
             Batches, of random tokens without padding.
         baseline (`str`, *optional*):
@@ -159,10 +163,10 @@ def benchmark(
             Run the code of a repository that brings its own.
 
     Returns:
-        `dict`: `rows`, one per model and runtime: `name`, `parameters`, `bytes` of the weights, and per shape `macs`,
-        `latency`, `ratio` to the baseline (median, and quartile against opposite quartile), `of_peak`, the share of the
-        arithmetic that a large matrix product reaches, and `working_mb`, what a pass needs beside the weights (Linux
-        alone). `peak_gflops`, `environment`, `files`.
+        `dict`: `rows`, one per model and runtime: `name`, `parameters`, `bytes` of the weights or the file, and per
+        shape `macs`, `latency`, `ratio` to the baseline (median, and quartile against opposite quartile), `of_peak`,
+        the share of the arithmetic that a large matrix product of its type reaches (of int8: of float32's), and
+        `working_mb`, what a pass needs beside the weights (Linux alone). `peak_gflops`, `environment`, `files`.
 
     Raises:
         ValueError: for an unknown runtime, model or baseline, and a shape that is too long for a model.
@@ -186,7 +190,7 @@ def benchmark(
     torch.set_num_threads(threads or before)
     try:
         peaks = {dtype: _peak_gflops(dtype) for dtype in (torch.float32, torch.bfloat16)}
-        built: dict[str, PreTrainedModel] = {}
+        built: dict[str, PreTrainedModel | OnnxClassifier] = {}
         macs: dict[str, dict[str, int]] = {}
         parameters: dict[str, int] = {}
         for model in models:
@@ -212,7 +216,7 @@ def benchmark(
                 {
                     "name": name,
                     "parameters": parameters[name],
-                    "bytes": parameters[name] * made.dtype.itemsize,
+                    "bytes": getattr(made, "file_size", parameters[name] * made.dtype.itemsize),
                     "macs": macs[name],
                     "latency": times,
                     "ratio": {shape: _ratio(latency[first][shape], times[shape]) for shape in times},
@@ -242,7 +246,7 @@ def benchmark(
     return result
 
 
-def _check_length(name: str, model: PreTrainedModel, rows: int, tokens: int) -> None:
+def _check_length(name: str, model: PreTrainedModel | OnnxClassifier, rows: int, tokens: int) -> None:
     limit = model.config.max_position_embeddings or tokens
     if tokens > limit:
         raise ValueError(f"The shape {rows}x{tokens} is longer than {name!r} takes: {limit} tokens.")
@@ -258,15 +262,19 @@ def _load(name: str, seed: int, trust_remote_code: bool) -> PreTrainedModel:
     return load_pretrained(name, "", trust_remote_code)[0]
 
 
-def _in_runtime(model: PreTrainedModel, runtime: str) -> PreTrainedModel | None:
+def _in_runtime(model: PreTrainedModel, runtime: str) -> PreTrainedModel | OnnxClassifier | None:
     kind, _, precision = runtime.partition("-")
     made = model
-    if kind == "fused" and model.config.model_type not in FAMILIES:
+    if kind in ("fused", "onnx") and model.config.model_type not in FAMILIES:
         try:
             made = from_transformers(model)
         except ValueError:
             return None
     made = copy.deepcopy(made).eval()
+    if kind == "onnx":
+        with tempfile.TemporaryDirectory() as scratch:
+            export_onnx(made, None, Path(scratch) / "model", int8=["dynamic"] if precision else [])
+            return OnnxClassifier(Path(scratch) / "model", made.config, runtime)
     if precision:
         made.to(torch.bfloat16)
     if kind == "fused":
@@ -303,7 +311,7 @@ def _ratio(baseline: Mapping[str, float], times: Mapping[str, float]) -> dict[st
 
 
 @torch.inference_mode()
-def _working_mb(model: PreTrainedModel, rows: int, tokens: int) -> float | None:
+def _working_mb(model: PreTrainedModel | OnnxClassifier, rows: int, tokens: int) -> float | None:
     """How much the process grows in a pass; `None` where the system does not tell."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     try:

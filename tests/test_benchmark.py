@@ -76,6 +76,17 @@ def test_models_are_compared_in_every_runtime(tiny):
     assert all(len(row) == len(header) for row in rows)
 
 
+def test_onnx_is_a_runtime_like_others(tiny):
+    result = benchmark(["bert-base"], runtimes=("eager", "onnx-int8"), shapes=[(2, 8)], rounds=3)
+    plain, int8 = result["rows"]
+    assert (int8["name"], int8["parameters"]) == ("bert-base, onnx-int8", plain["parameters"])
+    assert int8["macs"] == plain["macs"]
+    # Of the file, which is not the product of anything.
+    assert int8["bytes"] % plain["parameters"]
+    share = plain["of_peak"]["2x8"] * plain["latency"]["2x8"]["low_ms"] / int8["latency"]["2x8"]["low_ms"]
+    assert int8["of_peak"]["2x8"] == pytest.approx(share)
+
+
 def test_threads_are_set_for_the_measurement_alone(tiny, monkeypatch):
     before, seen = torch.get_num_threads(), []
     measure = measure_latency
@@ -91,7 +102,7 @@ def test_threads_are_set_for_the_measurement_alone(tiny, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"runtimes": ["onnx"]}, "`runtimes` must be of"),
+        ({"runtimes": ["tensorrt"]}, "`runtimes` must be of"),
         ({"models": []}, "at least one model"),
         ({"baseline": "bert-base, fast"}, "`baseline` must be one of"),
         ({"shapes": [(1, 4000)]}, "1x4000 is longer"),

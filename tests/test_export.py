@@ -1,6 +1,9 @@
+import copy
 import json
+import shutil
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -9,6 +12,8 @@ from families import build
 import compactbert
 from compactbert.inference import export, export_onnx
 from compactbert.inference.onnx import FILES, OnnxClassifier
+from compactbert.inference.onnx_export import RUNTIME_OF, _quantize
+from compactbert.training.quantization import emulate_int8
 
 
 FAMILIES = ("mobilebert_md-stages", "smbert-uneven")
@@ -59,6 +64,51 @@ def test_int8_is_smaller_and_close(exported, minilm_tokenizer):
         assert sizes[FILES[runtime]] < 0.4 * sizes[FILES["onnx"]]
         found = OnnxClassifier(folder, model.config, runtime)(**batch).logits
         assert (found - expected).abs().max() <= bound * expected.abs().max()
+
+
+def test_int8_is_what_training_emulates(exported, minilm_tokenizer):
+    model, folder, _ = exported
+    batch = minilm_tokenizer(TEXTS, padding=True, return_tensors="pt")
+    emulated = copy.deepcopy(model)
+    emulate_int8(emulated)
+    found = OnnxClassifier(folder, model.config, "onnx-int8")(**batch).logits
+    with torch.no_grad():
+        exact, expected = model(**batch).logits, emulated(**batch).logits
+    # NoNorm is within the exported weights, and so rounded with them.
+    bound = 1e-4 if model.config.model_type == "smbert" else 1.0
+    assert (found - expected).abs().max() < bound * (found - exact).abs().max()
+
+
+def test_static_int8_keeps_the_sums(exported):
+    """Products of weights alone take int8, and give float32."""
+    _, folder, _ = exported
+    graph = onnx.load(folder / FILES["onnx-int8-static"]).graph
+    made_by = {name: node for node in graph.node for name in node.output}
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+    kinds = [[made_by[name].op_type == "DequantizeLinear" for name in node.input[:2]] for node in products]
+    assert sum(kinds, []).count(True) == 2 * kinds.count([True, True])
+    # Attention's own two in each of the three layers.
+    assert kinds.count([False, False]) == 6
+    rounded = {name for node in graph.node if node.op_type == "QuantizeLinear" for name in node.input[:1]}
+    assert rounded.isdisjoint(node.output[0] for node in products)
+
+
+@pytest.mark.parametrize(("vnni", "largest"), [(True, 127), (False, 64)])
+def test_weights_have_7_bits_without_vnni(exported, minilm_tokenizer, tmp_path, monkeypatch, vnni, largest):
+    _, folder, _ = exported
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("torch.cpu._is_vnni_supported", lambda: vnni)
+    (tmp_path / "onnx").mkdir()
+    shutil.copy(folder / FILES["onnx"], tmp_path / FILES["onnx"])
+    rows = [dict(minilm_tokenizer(text)) for text in TEXTS]
+    for kind in ("dynamic", "static"):
+        _quantize(tmp_path, kind, minilm_tokenizer, rows)
+        graph = onnx.load(tmp_path / FILES[RUNTIME_OF[kind]]).graph
+        arrays = [onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer]
+        assert (
+            max(abs(array.astype(int)).max() for array in arrays if array.dtype == np.int8 and array.ndim == 2)
+            == largest
+        )
 
 
 def test_the_folder_is_whole(exported):

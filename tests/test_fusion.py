@@ -6,7 +6,6 @@ from families import ALL_CLASSES, FAMILIES, build, inputs_for
 from transformers import BertConfig, BertModel, DynamicCache, pipeline
 
 from compactbert.inference import fuse
-from compactbert.inference.fusion import _WriteOut
 from modeling_mobilebert_md import MobileBertMdConfig, MobileBertMdForMaskedLM, MobileBertMdModel
 
 
@@ -64,6 +63,16 @@ def test_depth_and_bad_conditions_cost_no_precision(conditioned, fields):
     assert fused <= AT_MOST * own + 1e-7
 
 
+def written_in(fused):
+    """Where the stream did not go on as it was."""
+    settled = [
+        module
+        for layer in fused.encoder.layer
+        for module in (layer.settle, layer.settle_attention, *(network.settle for network in layer.networks))
+    ]
+    return [module for module in settled if module is not None]
+
+
 def test_gains_of_zero_are_written_out():
     model = deep(True)
     layer = model.encoder.layer[3]
@@ -71,16 +80,43 @@ def test_gains_of_zero_are_written_out():
         for norm in (layer.attention.output, layer.ffn[0].output, layer.output, layer.output.bottleneck):
             norm.LayerNorm.weight[:2] = 0
     fused = fuse(model)
-    assert sum(isinstance(module, _WriteOut) for module in fused.modules()) >= 4
+    assert len(written_in(fused)) == 3
     batch = {"input_ids": torch.randint(1, 60, (2, 12)), "attention_mask": torch.ones(2, 12, dtype=torch.long)}
     own, error = errors(model, fused, batch)
     assert error <= AT_MOST * own + 1e-7
 
 
 def test_a_sound_stream_is_carried_through_many_layers():
-    fused = fuse(deep(True))
-    written = sum(isinstance(module, _WriteOut) for module in fused.encoder.layer)
-    assert written == 1, "at the end alone"
+    assert not written_in(fuse(deep(True)))
+
+
+@pytest.mark.parametrize("unpad", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_states_are_those_of_the_model(family, unpad):
+    model = build(family, "ForSequenceClassification")
+    batch = inputs_for(model) | {"output_hidden_states": True}
+    kept = batch["attention_mask"].bool()
+    exact = copy.deepcopy(model).double()
+    with torch.no_grad():
+        # The original's layers have had their hooks before it is fused.
+        expected, own = exact(**batch).hidden_states, model(**batch).hidden_states
+    fused = fuse(model, unpad=unpad)
+    found = fused(**batch).hidden_states
+    assert len(found) == len(expected) == model.config.num_hidden_layers + 1
+    for state, other, value in zip(found, own, expected, strict=True):
+        error, allowed = ((s - value)[kept].abs().max() for s in (state, other))
+        assert error <= AT_MOST * allowed + 1e-7
+    assert "hidden_states" not in fused(**inputs_for(model))
+
+
+def test_hidden_states_of_bad_conditions():
+    model = deep(False)
+    batch = {"input_ids": torch.randint(1, 60, (2, 12)), "output_hidden_states": True}
+    with torch.no_grad():
+        expected, own = copy.deepcopy(model).double()(**batch).hidden_states, model(**batch).hidden_states
+    found = fuse(model)(**batch).hidden_states
+    for state, other, value in zip(found, own, expected, strict=True):
+        assert (state - value).abs().max() <= AT_MOST * (other - value).abs().max() + 1e-6 * value.abs().max()
 
 
 @pytest.mark.parametrize("family", ["mobilebert_md-uniform", "ib_bert-uniform", "smbert-uniform"])
@@ -136,7 +172,7 @@ def test_what_a_fused_model_refuses(tmp_path):
         fused.train()
     assert fused.eval() is fused
     batch = inputs_for(fused, batch_size=1)
-    asked = {"output_attentions": True, "output_hidden_states": True, "past_key_values": DynamicCache()}
+    asked = {"output_attentions": True, "past_key_values": DynamicCache()}
     for name, value in asked.items():
         with pytest.raises(ValueError, match=f"no `{name}`"):
             fused(**batch, **{name: value})

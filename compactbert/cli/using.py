@@ -131,7 +131,7 @@ def export(
 def bench(
     model: Annotated[list[str], typer.Argument(help='A folder, repository, preset, or "bert-base", "mobilebert", ...')],
     output: Annotated[Path | None, typer.Option(help="Folder for the result (JSON) and the plot.")] = None,
-    runtime: Annotated[list[str], typer.Option(help="eager, sdpa or fused, also with -bf16.")] = [  # noqa: B006
+    runtime: Annotated[list[str], typer.Option(help="eager, sdpa or fused, also with -bf16; onnx, onnx-int8.")] = [  # noqa: B006
         "eager",
         "sdpa",
         "fused",

@@ -22,7 +22,8 @@ from ..structure import FAMILIES, layers_of
 
 # The largest ratio of a carried stream's gains, and the largest of its offsets in units of its gains, that is kept.
 MAX_GAIN_RATIO, MAX_OFFSET = 1e3, 1e3
-REFUSED = ("output_attentions", "output_hidden_states", "past_key_values")
+REFUSED = ("output_attentions", "past_key_values")
+CAPTURED = (*REFUSED, "output_hidden_states")
 # oneDNN's product with weights that are packed beforehand.
 POINTWISE = torch.ops.mkldnn._linear_pointwise
 HAS_ONEDNN = torch.backends.mkldnn.is_available()
@@ -47,7 +48,7 @@ def fuse(model: PreTrainedModel, unpad: bool = False) -> PreTrainedModel:
 
     Raises:
         ValueError: for a model of another family, in another type, or that carries adapters; later, where attention
-            maps, hidden states or a prefix are asked for, and where the fused model is saved or trained.
+            maps or a prefix are asked for, and where the fused model is saved or trained.
 
     Example:
 
@@ -77,7 +78,7 @@ def fuse(model: PreTrainedModel, unpad: bool = False) -> PreTrainedModel:
         return model
     if model.dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"Fused models compute in float32 or bfloat16, got {model.dtype}: convert the model first.")
-    layers_of(model)
+    layer_class = type(layers_of(model)[0])
     fused = copy.deepcopy(model).eval().requires_grad_(False)
     fused.set_attn_implementation("sdpa")
     encoder: Any = fused.base_model.encoder
@@ -86,17 +87,22 @@ def fuse(model: PreTrainedModel, unpad: bool = False) -> PreTrainedModel:
         _fold_embeddings(fused.base_model.embeddings)
         stream = _Stream.identity(config.hidden_size, model.device)
         layers: list[nn.Module] = []
+        states: list[nn.Module] = []
         for layer in encoder.layer:
             made = _NoNormLayer(layer, stream, config, dtype)
-            layers.append(made)
             stream = made.leaves
-        layers.append(_WriteOut(stream, dtype))
-        fused.base_model.encoder = _Encoder(layers, unpad)
-    elif config.model_type == "smbert":
-        fused.base_model.encoder = _Encoder([_BertLayer(layer, dtype) for layer in encoder.layer], unpad)
-    elif config.use_bottleneck:
-        fused.base_model.encoder = _Encoder([_BottleneckLayer(layer, config, dtype) for layer in encoder.layer], unpad)
-    fused.__class__ = type(f"Fused{type(model).__name__}", (_Fused, type(model)), {})
+            layers.append(made)
+            states.append(_WriteOut(stream, dtype))
+        fused.base_model.encoder = _Encoder(layers, states, layer_class, config, unpad)
+    elif config.model_type == "smbert" or config.use_bottleneck:
+        made_of = _BertLayer if config.model_type == "smbert" else _BottleneckLayer
+        layers = [made_of(layer, config, dtype) for layer in encoder.layer]
+        fused.base_model.encoder = _Encoder(layers, [nn.Identity() for _ in layers], layer_class, config, unpad)
+    if isinstance(fused.base_model.encoder, _Encoder):
+        # The model may have been asked for hidden states before; its new layers were not.
+        vars(fused.base_model).pop("_output_capturing_hooks_installed", None)
+    # Under the name of the original, by which transformers knows what its hidden states and its pipelines are.
+    fused.__class__ = type(type(model).__name__, (_Fused, type(model)), {"__module__": type(model).__module__})
     return fused
 
 
@@ -115,16 +121,19 @@ class _Fused:
 
 
 class _Encoder(nn.Module):
-    """The layers in order. They call each other's `forward` itself: for few rows, what a call of a module costs beside
-    that is a tenth of the time."""
+    """The layers in order, and what makes the hidden states of what each leaves. Layers call each other's `forward`
+    itself: for few rows, what a call of a module costs beside that is a tenth of the time."""
 
-    def __init__(self, layers: list[nn.Module], unpad: bool):
+    def __init__(self, layers: list[nn.Module], states: list[nn.Module], layer_class: type, config: Any, unpad: bool):
         super().__init__()
-        self.layer, self.unpad = nn.ModuleList(layers), unpad
+        self.layer, self.states = nn.ModuleList(layers), nn.ModuleList(states)
+        self.seen = type("_Seen", (_Seen, layer_class), {})()
+        self.config, self.unpad = config, unpad
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+        asked = {name for name in CAPTURED if kwargs.get(name, getattr(self.config, name, None)) not in (None, False)}
         for name in REFUSED:
-            if kwargs.get(name) not in (None, False):
+            if name in asked:
                 raise ValueError(f"A fused model has no `{name}`: ask the model that it was made of.")
         batch_shape = hidden_states.shape[:2]
         rows = hidden_states.flatten(0, 1)  # (batch * seq, hidden)
@@ -137,11 +146,27 @@ class _Encoder(nn.Module):
                 rows, attention_mask = rows[places], None
         # Decided once for all products.
         packed = rows.device.type == "cpu" and HAS_ONEDNN and not compiling
-        for layer in self.layer:
+        states = hidden_states
+        last = len(self.layer) - 1
+        for number, (layer, states_of) in enumerate(zip(self.layer, self.states, strict=True)):
             rows = layer.forward(rows, groups, attention_mask, packed)
-        if places is not None:
-            rows = rows.new_zeros(hidden_states[..., 0].numel(), rows.shape[1]).index_copy(0, places, rows)
-        return rows.unflatten(0, batch_shape)
+            if number == last or "output_hidden_states" in asked:
+                before, states = states, states_of(rows)
+                if places is not None:
+                    shape = hidden_states[..., 0].numel(), states.shape[1]
+                    states = states.new_zeros(shape).index_copy(0, places, states)
+                states = self.seen(before, states.unflatten(0, batch_shape))
+        return states
+
+
+class _Seen:
+    """Where transformers takes a model's hidden states from: by its class a layer, with a layer's input and output."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)  # type: ignore[arg-type]
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        return after
 
 
 def _tokens_of(mask: Tensor) -> tuple[list[tuple[int, int]], Tensor] | None:
@@ -362,7 +387,7 @@ class _Network(nn.Module):
 class _BertLayer(nn.Module):
     """A layer of BERT: query, key and value in one product, residual sums within products."""
 
-    def __init__(self, layer: Any, dtype: torch.dtype):
+    def __init__(self, layer: Any, config: Any, dtype: torch.dtype):
         super().__init__()
         own = layer.attention.self
         self.attention = _Attention(own)

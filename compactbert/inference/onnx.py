@@ -40,7 +40,9 @@ class OnnxClassifier(nn.Module):
                 f"{str(folder)!r} has no {FILES[runtime]!r} for the runtime {runtime!r}: write it with "
                 f"`compactbert export`."
             )
-        self.config, self.device = config, torch.device("cpu")
+        # Where and as what it takes and gives.
+        self.config, self.device, self.dtype = config, torch.device("cpu"), torch.float32
+        self.file_size = file.stat().st_size
         options = library("onnxruntime").SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         self.session = library("onnxruntime").InferenceSession(str(file), options)

@@ -1,5 +1,6 @@
 """Fine-tuning on a task: the plain way to a finished model, and the first stage of every other; with what the Trainer
-does not have: layers that learn later, slower or not at all, classes that count alike, adversarial training, R-Drop."""
+does not have: layers that learn later, slower or not at all, classes that count alike, adversarial training, R-Drop,
+rounding as in int8."""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from ..structure import layers_of
 from .adversarial import Method, adversarial_step
 from .losses import consistency_loss
 from .pretraining import Optimizer, lamb
+from .quantization import cut_relus, emulate_int8
 from .run import Precision, ResumableTrainer, TrainingRun, train_on_task
 
 
@@ -83,6 +85,11 @@ class FinetuningConfig(TrainingArguments):
             [`~compactbert.compression.zero_weights`].
         structured_sparsity (`bool`, *optional*, defaults to `False`):
             Zero whole rows.
+        quantization_aware (`bool`, *optional*, defaults to `False`):
+            Train and evaluate the model as its int8 export computes; what is saved is a plain model. See
+            [`~compactbert.training.quantization.emulate_int8`].
+        relu6 (`bool`, *optional*, defaults to `False`):
+            Replace ReLU by ReLU6, in the configuration too.
 
     Raises:
         ValueError: for a value out of range, or a schedule that there is not.
@@ -112,6 +119,8 @@ class FinetuningConfig(TrainingArguments):
     r_drop: float = field(default=0.0, metadata={"help": "Weight of R-Drop's divergence."})
     sparsity: float = field(default=0.0, metadata={"help": "Share of the layers' weights that is zero."})
     structured_sparsity: bool = field(default=False, metadata={"help": "Zero whole rows."})
+    quantization_aware: bool = field(default=False, metadata={"help": "Compute as int8 does."})
+    relu6: bool = field(default=False, metadata={"help": "ReLU6 in place of ReLU."})
 
     def __post_init__(self):
         super().__post_init__()
@@ -191,6 +200,10 @@ class FinetuningTrainer(ResumableTrainer):
         self.depths = dict(_depths(model))
         if args.freeze_layers is not None:
             self._freeze(args.freeze_layers, len(layers_of(model)))
+        if args.relu6:
+            cut_relus(model)
+        if args.quantization_aware:
+            emulate_int8(model)
         masks = zero_weights(model, args.sparsity, args.structured_sparsity) if args.sparsity else {}
         self.class_weights = None
         if args.class_weights is not None:
