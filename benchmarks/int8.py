@@ -23,8 +23,8 @@ from results import Results
 from compactbert.benchmark import measure_latency
 from compactbert.convert import load_pretrained
 from compactbert.data import Task, encode_task, load_task, score_logits
-from compactbert.inference import OnnxClassifier, export_onnx, predict_logits
-from compactbert.inference.onnx import FILES
+from compactbert.inference import export_onnx, predict_logits
+from compactbert.inference.onnx import FILES, OnnxClassifier
 from compactbert.inference.onnx_export import PRODUCTS, quantize_static
 from compactbert.training import finetune
 

@@ -77,8 +77,8 @@ def measure_latency(
     all of them; compare within one call only.
 
     Args:
-        models (`dict` of name to [`~transformers.PreTrainedModel`] or [`~compactbert.inference.onnx.OnnxClassifier`]): Put
-            into evaluation mode.
+        models (`dict` of name to [`~transformers.PreTrainedModel`], or `OnnxClassifier` as
+            [`~compactbert.inference.load_for_inference`] returns it): Put into evaluation mode.
         shapes (list of `(rows, tokens)`): Shapes of the batch.
         rounds, warmup (`int`, *optional*, defaults to 15 and 3): Timed and untimed turns of every model.
         seconds (`float`, *optional*, defaults to 20.0): Stop a shape's rounds after this time, but not below 3.

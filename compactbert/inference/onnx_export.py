@@ -250,6 +250,7 @@ def _quantize(
         )
         target = folder / FILES[RUNTIME_OF[kind]]
         if kind == "static":
+            assert tokenizer is not None  # `export_onnx` has asked for it.
             quantize_static(prepared, target, tokenizer, calibration)
         else:
             quantization.quantize_dynamic(
@@ -265,7 +266,7 @@ def _quantize(
 def quantize_static(
     source: Path,
     target: Path,
-    tokenizer: PreTrainedTokenizerBase | None,
+    tokenizer: PreTrainedTokenizerBase,
     calibration: Sequence[dict[str, list[int]]],
     **changes: Any,
 ) -> None:
@@ -306,7 +307,7 @@ def _products_of_activations(file: Path) -> list[str]:
     return [node.name for node in graph.node if node.op_type in PRODUCTS and node.input[1] not in weights]
 
 
-def _reader(base: type, tokenizer: PreTrainedTokenizerBase | None, rows: Sequence[dict[str, list[int]]]) -> Any:
+def _reader(base: type, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict[str, list[int]]]) -> Any:
     # A class of its own: what it derives from comes with the library.
     class Reader(base):
         def __init__(self):
