@@ -175,7 +175,7 @@ def load_for_inference(
 
     >>> model, tokenizer = load_for_inference("my-model", "ForSequenceClassification", runtime="fused")
     >>> type(model).__name__
-    'FusedSmBertForSequenceClassification'
+    'SmBertForSequenceClassification'
 
     ```
     """
