@@ -93,7 +93,9 @@ def catalogue_rows(entries: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...
             for name, value in entry["scores"].items()
         ]
         speed = [f"{value:.1f}x at {shape}" for shape, value in entry.get("speedup", {}).items()]
-        size = f"{entry['parameters'] / 1e6:.1f}M, {entry['bytes'] / 1e6:.0f} MB"
+        millions, megabytes = entry["parameters"] / 1e6, entry["bytes"] / 1e6
+        # An adapter is small.
+        size = f"{millions:.{1 if millions > 0.1 else 2}f}M, {megabytes:.{0 if megabytes > 1 else 1}f} MB"
         row = (entry["name"], entry["architecture"], entry["task"], size, ", ".join(scores), ", ".join(speed))
         rows.append((*map(str, row), entry["license"]))
     return ("name", "architecture", "task", "size", "quality", "speed of the teacher's", "licence"), rows
