@@ -7,7 +7,7 @@ pytest.importorskip("anyascii", reason='needs pip install ".[spaces]"')
 import torch
 from families import build
 
-from screening.news import MIN_CONFIDENCE, PipelineClassifier, load_classifier
+from screening.news import MIN_CONFIDENCE, PersonFinder, PipelineClassifier, load_classifier, load_person_finder
 
 
 def save(folder, tokenizer, labels, bias):
@@ -44,3 +44,32 @@ def test_a_model_with_other_labels_is_refused(tmp_path, minilm_tokenizer):
     classifier = PipelineClassifier(save(tmp_path, minilm_tokenizer, ["neg", "pos"], 0.0))
     with pytest.raises(ValueError, match=r"must have a label '1', 'LABEL_1' or 'relevant', got \['neg', 'pos'\]"):
         classifier.judge("He was tried.")
+
+
+def test_persons_are_found_by_the_zoos_model(monkeypatch):
+    monkeypatch.delenv("SCREENING_PERSON_MODEL", raising=False)
+    finder = load_person_finder()
+    text = "Pavel Karpov met Angela Merkel in Berlin.\nThe bank of Cyprus said that Pavel Karpov had left. It rained."
+    found = finder.find(text)
+    assert [name for name, _ in found] == ["Pavel Karpov", "Angela Merkel"]
+    assert all(0.5 < probability <= 1 for _, probability in found)
+    # A sentence longer than the model takes is read in pieces, or cut; it does not end the search.
+    assert "Pavel Karpov" in dict(finder.find("Pavel Karpov waited " + "and waited " * 600))
+    assert finder.find("It rained.") == []
+
+
+def test_another_model_finds_persons_by_its_label(tmp_path, minilm_tokenizer, monkeypatch):
+    options = {"id2label": {0: "O", 1: "PERSON"}, "label2id": {"O": 0, "PERSON": 1}}
+    model = build("smbert-uneven", "ForTokenClassification", vocab_size=len(minilm_tokenizer), **options)
+    with torch.no_grad():
+        model.classifier.weight.zero_()
+        model.classifier.bias.copy_(torch.tensor([0.0, 5.0]))
+    model.save_pretrained(tmp_path)
+    minilm_tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setenv("SCREENING_PERSON_MODEL", str(tmp_path))
+    finder = load_person_finder()
+    assert isinstance(finder, PersonFinder)
+    assert finder.find("It rained") == [("It rained", 0.9933)]
+    monkeypatch.setattr("screening.news.find_spec", lambda name: None)
+    monkeypatch.delenv("SCREENING_PERSON_MODEL")
+    assert load_person_finder() is None

@@ -36,6 +36,7 @@ def app(tmp_path_factory):
         patch.delenv("SCREENING_DATABASE", raising=False)
         patch.delenv("SCREENING_NEWS_MODEL", raising=False)
         patch.delenv("SCREENING_PHOTO_MODEL", raising=False)
+        patch.delenv("SCREENING_PERSON_MODEL", raising=False)
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
         yield load_app("name_screening")
 
@@ -107,6 +108,11 @@ def test_the_sample_is_there_on_first_open(app):
         matches, reasons = client.predict("Павел Карпов", "", "person", "1977", "RU", api_name="/screen")
         assert matches["data"][0][5] == "KARPOV, Pavel"
         assert {row[1] for row in reasons["data"]} >= {"name", "word: equal", "birth year", "transliterated"}
+        said, persons = client.predict(app.NEWS, api_name="/read_news")
+        assert said == "3 persons are named; 2 of them may be listed."
+        listed = {row[0]: row[5:] for row in persons["data"]}
+        assert listed["Pavel Karpov"] == ["person", "KARPOV, Pavel"]
+        assert listed["Maria Lindqvist"] == ["", ""]
     finally:
         app.demo.close()
 

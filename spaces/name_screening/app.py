@@ -18,6 +18,7 @@ from desk import (
     LOG_COLUMNS,
     MATCH_COLUMNS,
     MODEL_COLUMNS,
+    PERSON_COLUMNS,
     QUEUES,
     REASON_COLUMNS,
     SIDE_COLUMNS,
@@ -30,7 +31,7 @@ from desk import (
 from screening.accounts import Accounts
 from screening.lists import KINDS
 from screening.matching import DEFAULT_THRESHOLD
-from screening.news import load_classifier
+from screening.news import load_classifier, load_person_finder
 from screening.photos import CUSTOMER, ENTRY, SIDES, load_photo_model
 from screening.review import CLEAR, MATCH
 
@@ -39,6 +40,10 @@ LAUNCH = {"max_file_size": "64mb", "run_history": False, "enable_monitoring": Fa
 # How often Gradio looks for files that were uploaded or made for download, and the age at which it deletes them, in
 # seconds.
 DELETE_FILES = (600, 3600)
+NEWS = (
+    "Prosecutors in Moscow said on Monday that Pavel Karpov and Aleksey Belan had been questioned. "
+    "Their lawyer, Maria Lindqvist, declined to comment."
+)
 INTRODUCTION = """# Name screening
 Screens customers against published lists (OFAC, the UN, politically exposed persons, lists of your own), explains every
 score, and keeps what two officers decide. Looking is open; changing anything needs a login. Names that are typed in
@@ -73,6 +78,16 @@ def build_screen(desk: Desk) -> None:
     )
     inputs = [name, aliases, kind, birth_date, country]
     gr.on([button.click, name.submit], desk.screen, inputs, [matches, reasons], api_name="screen")
+
+
+def build_news(desk: Desk) -> None:
+    """The tab that looks for listed persons in news."""
+    text = gr.Textbox(label="News", lines=8, placeholder="An article in English", elem_id="news")
+    button = gr.Button("Read", variant="primary", elem_id="read-news")
+    said = gr.Textbox(label="Result", interactive=False, elem_id="news-result")
+    persons = table(PERSON_COLUMNS, "Persons", elem_id="persons")
+    gr.Examples([[NEWS]], [text])
+    button.click(desk.read_news, text, [said, persons], api_name="read_news")
 
 
 def build_file(desk: Desk, session: gr.State) -> None:
@@ -241,6 +256,8 @@ def build(desk: Desk) -> gr.Blocks:
         leave.click(log_out, None, [session, who, password], api_name="log_out")
         with gr.Tab("Screen"):
             build_screen(desk)
+        with gr.Tab("News"):
+            build_news(desk)
         with gr.Tab("File"):
             build_file(desk, session)
         with gr.Tab("Alerts"):
@@ -254,7 +271,7 @@ def build(desk: Desk) -> gr.Blocks:
     return page
 
 
-demo = build(Desk(open_database(), Accounts(), load_classifier(), load_photo_model()))
+demo = build(Desk(open_database(), Accounts(), load_classifier(), load_photo_model(), load_person_finder()))
 
 
 if __name__ == "__main__":

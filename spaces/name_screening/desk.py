@@ -24,7 +24,7 @@ from screening.database import Database
 from screening.learning import learn, read_models, roll_back
 from screening.lists import read_bytes, read_list, table_rows
 from screening.matching import RULES_VERSION, Customer, Match
-from screening.news import NewsClassifier
+from screening.news import PERSON_VARIABLE, NewsClassifier, PersonFinder
 from screening.photos import CUSTOMER, ENTRY, PhotoModel, attach_photo, describe_photos, photos_of
 from screening.review import (
     change_setting,
@@ -62,7 +62,7 @@ SCRATCH = tempfile.TemporaryDirectory(prefix="screening-")
 # How long a file made for download is kept.
 KEPT_SECONDS = 600
 MAX_FILE_CUSTOMERS = 20_000
-MAX_TEXT = 300
+MAX_TEXT, MAX_NEWS = 300, 20_000
 SESSION_SECONDS = 8 * 3600
 SHOWN_ROWS = 500
 MAX_EXPORT = 1_000_000
@@ -74,6 +74,7 @@ QUEUES = {
     "closed": (CLEARED, CONFIRMED, SUPERSEDED),
 }
 MATCH_COLUMNS = ["match", "score", "list", "id", "kind", "listed name", "born", "countries"]
+PERSON_COLUMNS = ["person", "is a name", *MATCH_COLUMNS[1:6]]
 REASON_COLUMNS = ["match", "what", "effect", "in words"]
 FILE_COLUMNS = ["customer_id", "customer_name", "score", "list_name", "source_id", "listed_name"]
 ALERT_COLUMNS = ["alert", "score", "status", "customer", "name", "list", "id", "listed name", "first", "since then"]
@@ -200,11 +201,13 @@ class Desk:
         accounts: Accounts,
         classifier: NewsClassifier | None = None,
         photo_model: PhotoModel | None = None,
+        finder: PersonFinder | None = None,
     ):
         self.database = database
         self.accounts = accounts
         self.classifier = classifier
         self.photo_model = photo_model
+        self.finder = finder
         self.loading = threading.Lock()
         self.learning = threading.Lock()
         self.loaded: Watchlist | None = None
@@ -260,6 +263,33 @@ class Desk:
             for feature in match.features
         ]
         return [table_row(number, match) for number, match in enumerate(matches, start=1)], reasons
+
+    @friendly
+    def read_news(self, text: str) -> tuple[str, list]:
+        """Finds the persons that news names, and the entries they may be; nothing of it is kept.
+
+        Args:
+            text: At most 20,000 characters.
+        """
+        if self.finder is None:
+            raise ValueError(f"No model finds persons here: set {PERSON_VARIABLE} (README, First pass over news).")
+        if len(text or "") > MAX_NEWS:
+            raise ValueError(f"`text` has at most {MAX_NEWS:,} characters, got {len(text):,}.")
+        if not (text or "").strip():
+            raise ValueError("`text` is empty: paste some news.")
+        persons = self.finder.find(text)
+        rows = []
+        for person, probability in persons:
+            matches = self.watchlist().screener.screen(Customer("page", person, kind="person"))
+            rows += [[person, probability, *table_row(0, match)[1:6]] for match in matches]
+            rows += [] if matches else [[person, probability, None, "", "", "", ""]]
+        listed = {row[0] for row in rows if row[2] is not None}
+        said = f"{len(persons)} persons are named; {len(listed)} of them may be listed."
+        if self.classifier:
+            verdict = self.classifier.judge(text)
+            relevance = "Relevant" if verdict.relevant else "Not relevant"
+            said += f" {relevance} to crime or money laundering ({verdict.score:.2f}): {verdict.reason}"
+        return said, rows
 
     @friendly
     def screen_file(self, path: str | None, save: bool, session: dict, progress: Any = gr.Progress()) -> tuple:  # noqa: B008
