@@ -20,6 +20,7 @@ from screening.accounts import COST, MAX_FAILURES, Accounts
 from screening.database import Database
 from screening.lists import Entry
 from screening.matching import Customer
+from screening.news import load_person_finder
 from screening.review import list_alerts, read_audit
 from screening.store import import_list, save_customers
 
@@ -306,6 +307,16 @@ def browser_log_in(page, expect, name):
     page.locator("#login-password input").fill(PASSWORD)
     page.locator("#log-in").click()
     expect(page.locator("#who textarea, #who input")).to_have_value(f"Logged in: {name}")
+
+
+def test_a_browser_reads_news(browser_page, desk, monkeypatch):
+    page, expect = browser_page
+    monkeypatch.setattr(desk, "finder", load_person_finder())
+    page.get_by_role("tab", name="News").click()
+    page.locator("#news textarea").fill("Prosecutors in Moscow said that Pavel Karpov had been questioned.")
+    page.locator("#read-news").click()
+    expect(page.locator("#persons")).to_contain_text("Karpov, Pavel")
+    expect(page.locator("#news-result textarea, #news-result input")).to_have_value(re.compile("^1 persons are named"))
 
 
 def test_a_browser_screens_a_name(browser_page):
