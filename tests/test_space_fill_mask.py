@@ -70,7 +70,14 @@ def test_the_front_matter_and_requirements_are_those_of_a_space():
 
 def test_the_zoo_is_there_on_first_open(app):
     with served(app.demo, **app.LAUNCH | {"mcp_server": False}) as address:
-        label = Client(address, verbose=False).predict(app.REVIEW, "", "smbert-sst2", api_name="/classify")
+        client = Client(address, verbose=False)
+        label = client.predict(app.REVIEW, "", "smbert-sst2", api_name="/classify")
+        _, words = client.predict("She [MASK] born in 1975.", "smbert", api_name="/fill_mask")
+        entities = client.predict(app.NEWS, "smbert-conll2003", api_name="/find_entities")
+    chosen = {block.value for block in app.demo.blocks.values() if getattr(block, "label", "") == "Model"}
+    assert chosen == {"smbert-sst2", "smbert", "smbert-conll2003"}
+    assert words["data"][0][1] == "was"
+    assert {"PER", "LOC"} & {piece["class_or_confidence"] for piece in entities}
     assert label["label"] == "positive"
     assert label["confidences"][0]["confidence"] > 0.9
 

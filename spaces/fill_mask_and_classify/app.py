@@ -31,6 +31,8 @@ with commas between). It needs `{head}` in the `architectures` of its `config.js
 NO_MODELS = "This Space has no models. Set the variable `MODEL_ID` to their folders or repositories, commas between."
 NO_LOSSES = """No model of this Space brings the losses of its training: they are in the `metrics.json` that `finetune`
 and `pretrain` of compactbert leave beside the weights."""
+# Of the zoo, what the texts below are for.
+FIRST = ("smbert-sst2", "smbert", "smbert-conll2003")
 REVIEW = "A warm, funny and moving film, if a little too long."
 SENTENCE = f"The capital of France is {MASK}."
 NEWS = "Angela Merkel met Barack Obama in Berlin, where Siemens has its headquarters."
@@ -60,7 +62,7 @@ def connect(function: Callable, title: str, inputs: list, outputs: list, example
 
 def choose(names: list[str]) -> gr.Dropdown:
     """The choice of a model."""
-    return gr.Dropdown(names, value=names[0], label="Model")
+    return gr.Dropdown(names, value=next((name for name in FIRST if name in names), names[0]), label="Model")
 
 
 def picture(label: str, **options: Any) -> gr.Image:

@@ -122,7 +122,12 @@ class Models:
 
     def names(self, head: str = "") -> list[str]:
         """The models that have a head (`"ForMaskedLM"`); the default is all."""
-        return [name for name in self.places if head in "".join(self.configs[name].get("architectures") or [])]
+        # What was pre-trained with two heads guesses words too.
+        classes = {
+            name: "".join(config.get("architectures") or []).replace("ForPreTraining", "ForMaskedLM")
+            for name, config in self.configs.items()
+        }
+        return [name for name in self.places if head in classes[name]]
 
     def _load(self, name: str) -> Loaded:
         # Not only what a page offers comes here: nothing that a visitor types is a place.
