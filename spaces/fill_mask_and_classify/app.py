@@ -34,7 +34,7 @@ and `pretrain` of compactbert leave beside the weights."""
 # Of the zoo, what the texts below are for.
 FIRST = ("smbert-sst2", "smbert", "smbert-conll2003")
 REVIEW = "A warm, funny and moving film, if a little too long."
-SENTENCE = f"The capital of France is {MASK}."
+SENTENCE = f"He is an American {MASK} player."
 NEWS = "Angela Merkel met Barack Obama in Berlin, where Siemens has its headquarters."
 CONTEXT = "SmBERT has three layers. It was compressed from a MiniLM of six layers, and reads 512 tokens."
 TEXTS = """The film was wonderful.
@@ -77,7 +77,7 @@ def build_masks(models: Models, names: list[str]) -> Call:
     filled = gr.HighlightedText(label="Filled in", elem_id="filled", render=False)
     headers = ["mask", "word", "probability"]
     rows = gr.Dataframe(headers=headers, label="Candidates", interactive=False, elem_id="candidates", render=False)
-    examples = [[SENTENCE], [f"She plays the {MASK} in an {MASK}."], [f"Winter is {MASK} than summer."]]
+    examples = [[SENTENCE], [f"They won the national {MASK} in 2015."], [f"The film was {MASK} by Steven {MASK}."]]
     return connect(models.fill_mask, "Fill in", inputs, [filled, rows], examples)
 
 

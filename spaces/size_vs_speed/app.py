@@ -17,8 +17,8 @@ from measuring import COLUMNS, MAX_CHARACTERS, Models, find_models
 LAUNCH = {"mcp_server": True, "run_history": False, "enable_monitoring": False, "footer_links": ["api"]}
 # How often Gradio looks for pictures that it made, and the age at which it deletes them, in seconds.
 DELETE_FILES = (600, 3600)
-# Beside the Space's own models, on first open.
-BESIDE = ["MiniLM-L6", "BERT-base"]
+# On first open: of the zoo, models of different shapes (of others, all), and what they are compared with.
+FIRST, BESIDE = ("smbert-sst2", "mobilebert-md"), ["MiniLM-L6", "BERT-base"]
 INTRODUCTION = f"""# Size against speed
 How long do models take for **your** text on **this** machine? Choose some, and they take turns at reading it: every
 figure below is of this measurement, made just now, and the next one will differ a little. Texts have at most
@@ -34,10 +34,11 @@ TEXT = "A warm, funny and moving film, if a little too long: the first hour coul
 def build(models: Models) -> gr.Blocks:
     """The page on some models. It opens with a measurement."""
     names = models.names()
+    first = [name for name in models.places if name in FIRST] or [*models.places]
     with gr.Blocks(title="Size against speed", delete_cache=DELETE_FILES) as page:
         gr.Markdown(INTRODUCTION)
         text = gr.Textbox(TEXT, label="Text", lines=3, elem_id="text")
-        chosen = gr.CheckboxGroup(names, value=[*models.places, *BESIDE], label="Models", elem_id="models")
+        chosen = gr.CheckboxGroup(names, value=[*first, *BESIDE], label="Models", elem_id="models")
         button = gr.Button("Measure", variant="primary", elem_id="measure")
         table = gr.Dataframe(
             headers=list(COLUMNS),
