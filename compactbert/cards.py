@@ -18,6 +18,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from .compression import count_macs
 from .convert import MINILM_ON_HUB
 from .data import TASKS
+from .presets import list_presets
 from .provenance import LIBRARIES
 from .structure import ADAPTER_HEADS, FAMILIES, layer_shapes
 
@@ -126,6 +127,8 @@ class Folder:
             base = self.record["base_model"] if "base_model" in self.record else self.settings.get("model")
         if base == "minilm":
             return MINILM_ON_HUB
+        if base in list_presets():
+            return None  # An architecture, whose weights were new.
         return base if base and base.count("/") == 1 and not Path(base).is_absolute() else None
 
     @property

@@ -256,8 +256,10 @@ def _write_texts(source: Path, target: Path, publication: Publication) -> None:
             record["settings"] = public_settings(record.get("settings", {}))
             if "task" in record["settings"]:
                 record["task"] = record["settings"]["task"]
-            if "base" in record and publication.base_model is not None:
+            if publication.base_model is not None and "base" in record:
                 record["base"]["name"] = publication.base_model
+            elif publication.base_model is not None:
+                record["base_model"] = publication.base_model
             (target / name).write_text(json.dumps(record, indent=2) + "\n")
     for name in COPIED:
         if (source / name).is_file():
