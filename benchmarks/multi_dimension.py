@@ -25,11 +25,11 @@ from compactbert.data import build_corpus
 from compactbert.files import write_text
 from compactbert.recipes import load_transfer_recipe
 from compactbert.training import ib_teacher, transfer_knowledge
+from zoo import TEXTS
 
 
 RESULTS = Results(__file__)
 RECIPE = load_transfer_recipe("mobilebert-md-minilm-gpu")
-TEXTS = ("wikipedia_en_recent.txt.gz", "reuters21578.txt.gz", "brown.txt.gz")
 # A preset, or an architecture. All have 256-wide token embeddings, as the teacher; layers of 152 have as many weights
 # and multiply-accumulates as those of 256, 128 and 64.
 UNIFORM = {"model_type": "mobilebert_md", "embedding_size": 256, "num_hidden_layers": 24}

@@ -13,6 +13,7 @@ times in the checkpoints' reports and cards are then those, and not what else th
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -40,6 +41,7 @@ from compactbert.data.tasks import load_texts, write_table
 from compactbert.files import write_text
 from compactbert.hub import catalogue_rows, read_catalogue, stage
 from compactbert.provenance import environment
+from compactbert.recipes.recipe import read_recipe
 
 
 RESULTS = Results(__file__)
@@ -76,9 +78,9 @@ CHECKPOINTS = {
     "smbert-mnli": Checkpoint(task="mnli"),
     "smbert-ag-news": Checkpoint(task="ag_news"),
     "smbert-conll2003": Checkpoint(task="conll2003"),
-    # What a crowded GPU did in four minutes.
     "smbert-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert"),
     "smbert-qqp-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert-qqp"),
+    # What a crowded GPU did in four minutes.
     "mobilebert-md": Checkpoint("mobilebert-md-minilm-gpu", max_steps=300),
 }
 ADAPTER = {"method": "lora", "epochs": 6, "learning_rate": 1e-3}
@@ -116,13 +118,17 @@ def make(
         wanted, made = CHECKPOINTS[checkpoint], work_dir / checkpoint
         if not made.exists():
             train(wanted, made, data_dir, work_dir)
-        if wanted.adapter_of:
-            base = f"{NAMESPACE}/{wanted.adapter_of}"
-            known = {"license": license_of(MINILM_ON_HUB), "languages": languages_of(MINILM_ON_HUB)}
-            stage(made, folder, f"{NAMESPACE}/{checkpoint}", base_model=base, **known)
-        else:
-            options = {"dtype": "float16", "max_shard_size": "24MB", "base_model": MINILM_ON_HUB}
-            stage(made, folder, f"{NAMESPACE}/{checkpoint}", **options)
+        publisher = publication(folder)
+        stage(
+            made,
+            folder,
+            publisher.repo_id,
+            license=publisher.license,
+            languages=publisher.languages,
+            base_model=publisher.base_model,
+            max_shard_size="24MB",
+            dtype=None if wanted.adapter_of else "float16",
+        )
     write_catalogue()
 
 
@@ -159,10 +165,11 @@ def finetune(
         RESULTS.record(("finetuned", name, key), json.loads((output / "metrics.json").read_text())["metrics"])
 
 
-def recipe_of(checkpoint: Checkpoint, data_dir: Path, work_dir: Path) -> dict:
+def recipe_of(checkpoint: Checkpoint, data_dir: Path, work_dir: Path) -> Mapping:
     """The recipe with what the checkpoint has in place of it."""
-    recipe = yaml.safe_load((ROOT / "configs" / "recipes" / f"{checkpoint.recipe}.yaml").read_text())
-    for (kind, settings), *_ in (step.items() for step in recipe["stages"]):
+    recipe = read_recipe(checkpoint.recipe, "recipes")
+    for step in recipe["stages"]:
+        ((kind, settings),) = step.items()
         if kind == "finetune" and checkpoint.teacher_epochs:
             settings["epochs"] = checkpoint.teacher_epochs
         if "texts" in settings and checkpoint.reviews:

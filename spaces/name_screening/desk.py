@@ -277,14 +277,14 @@ class Desk:
             raise ValueError(f"`text` has at most {MAX_NEWS:,} characters, got {len(text):,}.")
         if not (text or "").strip():
             raise ValueError("`text` is empty: paste some news.")
-        persons = self.finder.find(text)
-        rows = []
+        persons, screener = self.finder.find(text), self.watchlist().screener
+        rows, listed = [], 0
         for person, probability in persons:
-            matches = self.watchlist().screener.screen(Customer("page", person, kind="person"))
-            rows += [[person, probability, *table_row(0, match)[1:6]] for match in matches]
-            rows += [] if matches else [[person, probability, None, "", "", "", ""]]
-        listed = {row[0] for row in rows if row[2] is not None}
-        said = f"{len(persons)} persons are named; {len(listed)} of them may be listed."
+            matches = screener.screen(Customer("page", person, kind="person"))
+            listed += bool(matches)
+            found = [table_row(0, match)[1:6] for match in matches] or [[None, "", "", "", ""]]
+            rows += [[person, probability, *cells] for cells in found]
+        said = f"{len(persons)} persons are named; {listed} of them may be listed."
         if self.classifier:
             verdict = self.classifier.judge(text)
             relevance = "Relevant" if verdict.relevant else "Not relevant"

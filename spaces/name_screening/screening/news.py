@@ -30,6 +30,11 @@ class Verdict:
     model: str
 
 
+def sentences_of(text: str) -> list[str]:
+    """A text's sentences and lines, without empty ones."""
+    return [sentence for sentence in SENTENCES.split(text.strip()) if sentence]
+
+
 def load_pipeline(task: str, path: str, **options: Any) -> Any:
     """A pipeline of transformers; code that a model brings is run where the model is a folder here."""
     # Heavy, and not among what the Space installs: only who sets a model needs it.
@@ -81,7 +86,7 @@ class PipelineClassifier:
         Args:
             text (`str`): News about a person.
         """
-        sentences = [sentence for sentence in SENTENCES.split(text.strip()) if sentence]
+        sentences = sentences_of(text)
         score, *by_sentence = self.scores([text, *sentences])
         relevant = score > 1 - MIN_CONFIDENCE
         choose = max if relevant else min
@@ -107,7 +112,7 @@ class PersonFinder:
         Args:
             text (`str`): News.
         """
-        sentences = [sentence for sentence in SENTENCES.split(text.strip()) if sentence]
+        sentences = sentences_of(text)
         found: dict[str, float] = {}
         for sentence, pieces in zip(sentences, self.pipeline(sentences), strict=True):
             for start, end, probability in joined(sentence, pieces):
