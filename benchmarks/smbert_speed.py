@@ -1,59 +1,70 @@
-"""SmBERT against BERT-base, forward pass in fp32, the same attention on both sides: `benchmarks/smbert_speed.json`.
+"""SmBERT against BERT-base, forward pass in fp32, run in the same way on both sides: `benchmarks/smbert_speed.json`.
 
-python benchmarks/smbert_speed.py
+python benchmarks/smbert_speed.py run [--threads 2]
+python benchmarks/smbert_speed.py show
 """
 
-import json
-from pathlib import Path
+from typing import Annotated, Any
 
-import torch
-from transformers import BertConfig, BertModel
+import typer
+from results import Results
 
-from compactbert.benchmark import measure_latency
-from compactbert.provenance import environment
-from modeling_smbert import SmBertConfig, SmBertModel
+from compactbert.benchmark import benchmark, parse_shape
 
 
-SHAPES = [(1, 128), (32, 512)]
-# The paper's figure: 831.83 / 136.14 ms at 32x512.
-REPORTED = 6.11
-RESULTS = Path(__file__).with_suffix(".json")
+RESULTS = Results(__file__)
+BERT, SMALL = "bert-base", "smbert/smbert"
+RUNTIMES = ("eager", "sdpa", "fused")
+# Shapes, and how many turns are timed.
+SHAPES = {"1x128": 40, "32x512": 5}
+app = typer.Typer()
 
 
-def render(results: dict) -> str:
-    """The README's table."""
-    lines = ["| attention | 1x128 | 32x512 |", "|---|---|---|"]
-    for attention, ratios in results["ratios"].items():
-        cells = [f"{r['median']:.2f} ({r['low']:.2f}-{r['high']:.2f})" for r in ratios.values()]
-        lines.append(f"| {attention} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+@app.command()
+def run(threads: Annotated[int, typer.Option()] = 2):
+    for shape, rounds in SHAPES.items():
+        options = {"shapes": [parse_shape(shape)], "threads": threads, "rounds": rounds, "seconds": 600.0}
+        RESULTS.record((shape,), benchmark([BERT, SMALL], runtimes=RUNTIMES, **options))
+    show()
 
 
-def main():
-    ratios: dict[str, dict] = {}
-    latencies: dict[str, dict] = {}
-    for attention in ("eager", "sdpa"):
-        options = {"attn_implementation": attention}
-        torch.manual_seed(0)
-        models = {"bert-base": BertModel(BertConfig(**options)), "smbert": SmBertModel(SmBertConfig(**options))}
-        ratios[attention] = {}
-        for shape in SHAPES:
-            rounds, seconds = (40, 60.0) if shape[0] == 1 else (5, 600.0)
-            latency = measure_latency(models, [shape], rounds=rounds, warmup=2, seconds=seconds)
-            name = f"{shape[0]}x{shape[1]}"
-            bert, small = latency["bert-base"][name], latency["smbert"][name]
-            # Quartile against opposite quartile: the widest reading of the spread.
-            ratios[attention][name] = {
+def ratios(results: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """How many times as fast, by runtime and shape: median, and quartile against opposite quartile."""
+    found: dict[str, dict[str, dict[str, float]]] = {runtime: {} for runtime in RUNTIMES}
+    for shape in SHAPES:
+        rows = {row["name"]: row["latency"][shape] for row in results[shape]["rows"]}
+        for runtime, by_shape in found.items():
+            bert, small = rows[f"{BERT}, {runtime}"], rows[f"{SMALL}, {runtime}"]
+            by_shape[shape] = {
                 "median": bert["median_ms"] / small["median_ms"],
                 "low": bert["low_ms"] / small["high_ms"],
                 "high": bert["high_ms"] / small["low_ms"],
             }
-            latencies.setdefault(attention, {})[name] = {"bert-base": bert, "smbert": small}
-            print(attention, name, ratios[attention][name])
-    results = {"ratios": ratios, "latencies": latencies, "reported": REPORTED, "environment": environment()}
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    print(render(results))
+    return found
+
+
+def render(results: dict[str, Any]) -> str:
+    """The README's table."""
+    lines = [f"| | {' | '.join(SHAPES)} |", "|---" * (len(SHAPES) + 1) + "|"]
+    for runtime, by_shape in ratios(results).items():
+        cells = []
+        for shape, ratio in by_shape.items():
+            rows = {row["name"]: row["of_peak"][shape] for row in results[shape]["rows"]}
+            shares = [f"{rows[f'{name}, {runtime}']:.0%}" for name in (BERT, SMALL)]
+            cells.append(f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f}), {' and '.join(shares)}")
+        lines.append(f"| {runtime} | {' | '.join(cells)} |")
+    work = [
+        f"{rows[f'{BERT}, eager']['macs'][shape] / rows[f'{SMALL}, eager']['macs'][shape]:.2f}"
+        for shape in SHAPES
+        for rows in [{row["name"]: row for row in results[shape]["rows"]}]
+    ]
+    return "\n".join([*lines, f"| multiply-accumulates | {' | '.join(work)} |"])
+
+
+@app.command()
+def show():
+    print(render(RESULTS.read()))
 
 
 if __name__ == "__main__":
-    main()
+    app()

@@ -2,23 +2,30 @@
 
     python benchmarks/transfer.py run --text TEXT [--text ...] --work-dir WORK [--method progressive] [--seed 1]
     python benchmarks/transfer.py cost --work-dir WORK
+    python benchmarks/transfer.py memory --work-dir WORK
     python benchmarks/transfer.py show
 
 The teacher, the student and the corpus are those of `configs/transfer/mobilebert-md-minilm.yaml`; every method has the
 same steps, seeds and samples. `run` makes what is missing, may be killed and called again, and may run twice at a time
-with different methods or seeds. `cost` compares a step of the transfer with its parts.
+with different methods or seeds. `cost` compares the time of a step of the transfer with that of its parts, `memory`
+what they take (Linux alone).
 """
 
 import json
+import multiprocessing
 import shutil
 import statistics
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 from results import Results
+from transformers import PreTrainedModel
 
 from compactbert.convert import load_pretrained
 from compactbert.data import Corpus, PretrainingCollator, build_corpus
@@ -54,6 +61,8 @@ METHODS = {
     },
     "progressive (PKT, PD + FMT + AT)": {"strategy": "progressive", **STAGED},
 }
+# A student's training, a teacher's pass, and both.
+WAYS = ("student", "teacher", "transfer")
 METRICS = {
     "mlm_loss": "MLM loss",
     "mlm_accuracy": "MLM accuracy",
@@ -104,59 +113,105 @@ def run(
     show()
 
 
-@app.command()
-def cost(work_dir: Annotated[Path, typer.Option()], rounds: int = 5, steps: int = 4):
-    """Time of a step of auxiliary transfer, against that of a student's training step and of a teacher's pass."""
-    teacher, tokenizer = load_pretrained(work_dir / "teacher", "ForPreTraining")
-    student, _ = load_language_model(RECIPE.student, work_dir / "teacher", 1)
-    for model in (teacher, student):
+class Steps:
+    """A step of auxiliary transfer and its two parts, a student's training step and a teacher's pass, on a batch."""
+
+    def __init__(self, work_dir: Path, steps: int):
+        self.work_dir = work_dir
+        _, tokenizer = load_pretrained(work_dir / "teacher", "")
+        data, collator = Corpus.open(work_dir / "corpus").train, PretrainingCollator(tokenizer)
+        self.rest = {"train_dataset": data, "data_collator": collator, "processing_class": tokenizer}
+        self.batches = [collator([data[i * 32 + j] for j in range(32)]) for i in range(steps)]
+
+    @cached_property
+    def teacher(self) -> PreTrainedModel:
+        model, _ = load_pretrained(self.work_dir / "teacher", "ForPreTraining")
         model.set_attn_implementation("eager")
-    data, collator = Corpus.open(work_dir / "corpus").train, PretrainingCollator(tokenizer)
-    shared = {"output_dir": str(work_dir / "cost"), "max_steps": 1000, "report_to": "none", "use_cpu": True}
-    rest = {"train_dataset": data, "data_collator": collator, "processing_class": tokenizer}
-    plain = PretrainingTrainer(student, PretrainingConfig(**shared), **rest)
-    both = ProgressiveTransferTrainer(
-        student, teacher, ProgressiveTransferConfig(**shared, strategy="auxiliary"), **rest
-    )
-    batches = [collator([data[i * 32 + j] for j in range(32)]) for i in range(steps)]
+        return model
 
-    def seconds(work) -> float:
-        started = time.perf_counter()
-        for batch in batches:
-            work(dict(batch))
-        return (time.perf_counter() - started) / len(batches)
+    @cached_property
+    def student(self) -> PreTrainedModel:
+        model, _ = load_language_model(RECIPE.student, self.work_dir / "teacher", 1)
+        model.set_attn_implementation("eager")
+        return model
 
-    def train(trainer):
+    def of(self, way: str) -> Callable[[dict], None]:
+        """What does `"student"`'s step, `"teacher"`'s or the whole `"transfer"`'s."""
+        if way == "teacher":
+            return self.observe_teacher
+        shared = {"output_dir": str(self.work_dir / "cost"), "max_steps": 1000, "report_to": "none", "use_cpu": True}
+        if way == "student":
+            trainer = PretrainingTrainer(self.student, PretrainingConfig(**shared), **self.rest)
+        else:
+            config = ProgressiveTransferConfig(**shared, strategy="auxiliary")
+            trainer = ProgressiveTransferTrainer(self.student, self.teacher, config, **self.rest)
         trainer.create_optimizer()
         # What the Trainer's own loop sets.
         trainer.current_gradient_accumulation_steps = 1
 
-        def step(batch):
-            student.train()
-            trainer.training_step(student, batch)
+        def step(batch: dict) -> None:
+            self.student.train()
+            trainer.training_step(self.student, batch)
             trainer.optimizer.step()
             trainer.optimizer.zero_grad()
 
         return step
 
-    def forward(batch):
-        # What the transfer asks of the teacher: maps, and scores at the masked positions.
+    def observe_teacher(self, batch: dict) -> None:
+        """What the transfer asks of the teacher: maps, and scores at the masked positions."""
         labels = batch.pop("labels")
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
-        with torch.no_grad(), narrowed(teacher, positions=labels != -100):
-            teacher(**inputs, output_hidden_states=True, output_attentions=True)
+        with torch.no_grad(), narrowed(self.teacher, positions=labels != -100):
+            self.teacher(**inputs, output_hidden_states=True, output_attentions=True)
 
-    ways = {"student": train(plain), "teacher": forward, "transfer": train(both)}
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    def run(self, work: Callable[[dict], None]) -> None:
+        for batch in self.batches:
+            work(dict(batch))
+
+
+@app.command()
+def cost(work_dir: Annotated[Path, typer.Option()], rounds: int = 5, steps: int = 4):
+    """Time of a step of auxiliary transfer, against that of a student's training step and of a teacher's pass."""
+    made = Steps(work_dir, steps)
+    ways = {way: made.of(way) for way in WAYS}
+    times: dict[str, list[float]] = {way: [] for way in WAYS}
     for turn in range(rounds + 1):
-        for name, work in ways.items():
-            value = seconds(work)
+        for way, work in ways.items():
+            started = time.perf_counter()
+            made.run(work)
             if turn:
-                times[name].append(value)
+                times[way].append((time.perf_counter() - started) / steps)
     parts = zip(times["student"], times["teacher"], times["transfer"], strict=True)
     ratios = [(own + theirs) / whole for own, theirs, whole in parts]
     RESULTS.record(("cost",), {"ratios": ratios, "seconds": times})
     show()
+
+
+@app.command()
+def memory(work_dir: Annotated[Path, typer.Option()], rounds: int = 3):
+    """The most memory of the same three, each in processes of its own."""
+    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    for _ in range(rounds):
+        for way, values in found.items():
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                values.append(pool.submit(peak_mb, work_dir, way).result())
+    RESULTS.record(("memory",), found)
+    show()
+
+
+def peak_mb(work_dir: Path, way: str) -> float:
+    """What the process has more at most, with models, gradients and the optimizer's state, than before them."""
+    torch.set_num_threads(1)
+    made = Steps(work_dir, 2)
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+    def kb(field: str) -> int:
+        return int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith(field)))
+
+    reset.write_text("5")
+    before = kb("VmRSS")
+    made.run(made.of(way))
+    return (kb("VmHWM") - before) / 1024
 
 
 def render(results: dict) -> str:
@@ -184,6 +239,11 @@ def render(results: dict) -> str:
             "",
             f"A transfer step against a student's step plus a teacher's pass, measured apart: {share} as fast.",
         ]
+    if "memory" in results:
+        student, teacher, whole = (statistics.median(results["memory"][way]) for way in WAYS)
+        lines.append(
+            f"It takes {whole:,.0f} MB at most, the student's training {student:,.0f} and the teacher {teacher:,.0f}."
+        )
     return "\n".join(lines)
 
 

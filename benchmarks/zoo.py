@@ -24,17 +24,7 @@ from results import Results
 
 import compactbert
 from compactbert.benchmark import measure_latency
-from compactbert.cards import (
-    LANGUAGE_MODELS,
-    Folder,
-    Publication,
-    languages_of,
-    license_of,
-    markdown_table,
-    render_card,
-    result_point,
-    teacher_point,
-)
+from compactbert.cards import Publication, markdown_table, render_card
 from compactbert.compression import count_macs
 from compactbert.convert import MINILM_ON_HUB, load_pretrained
 from compactbert.data.tasks import load_texts, write_table
@@ -42,6 +32,7 @@ from compactbert.files import write_text
 from compactbert.hub import catalogue_rows, read_catalogue, stage
 from compactbert.provenance import environment
 from compactbert.recipes.recipe import read_recipe
+from compactbert.records import LANGUAGE_MODELS, Folder, languages_of, license_of, result_point, teacher_point
 
 
 RESULTS = Results(__file__)

@@ -3,8 +3,8 @@
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache, cached_property, reduce
+from dataclasses import dataclass
+from functools import reduce
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,35 +12,28 @@ from typing import Any
 import jinja2
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
-from safetensors import safe_open
-from transformers import AutoConfig, PreTrainedConfig
 
 from .compression import count_macs
-from .convert import MINILM_ON_HUB
 from .data import TASKS
-from .presets import list_presets
 from .provenance import LIBRARIES
-from .structure import ADAPTER_HEADS, FAMILIES, layer_shapes
+from .records import (
+    BASE,
+    HEADS,
+    LANGUAGE_MODELS,
+    Folder,
+    known_facts,
+    license_of,
+    result_point,
+    task_facts,
+    teacher_point,
+)
+from .structure import ADAPTER_HEADS, layer_shapes
 
 
-RECORDS = ("report.json", "metrics.json")
-ADAPTER, BASE = "adapter_config.json", "base_model_name_or_path"
 PICTURES = {
     "report.png": "Quality against latency and size, each stage and baseline",
     "transfer.png": "Every part of the loss over the steps",
 }
-# By the suffix of the class: the Hub's name of the task, and what such a model does.
-HEADS = {
-    "ForSequenceClassification": ("text-classification", "classifies texts"),
-    "ForTokenClassification": ("token-classification", "labels words"),
-    "ForMaskedLM": ("fill-mask", "predicts masked words"),
-    "ForPreTraining": ("fill-mask", "predicts masked words and whether a text follows another"),
-    "ForQuestionAnswering": ("question-answering", "finds answers in a text"),
-    "ForNextSentencePrediction": ("text-classification", "tells whether a text follows another"),
-    "ForMultipleChoice": ("multiple-choice", "chooses among answers"),
-    "Model": ("feature-extraction", "encodes texts"),
-}
-LANGUAGE_MODELS = ("ForMaskedLM", "ForPreTraining", "Model")
 PIPELINES = ("text-classification", "token-classification", "fill-mask", "feature-extraction")
 TEXT = "The quick brown fox jumps over the lazy dog."
 
@@ -63,147 +56,6 @@ class Publication:
     languages: Sequence[str] = ()
     base_model: str | None = None
     base_revision: str | None = None
-
-
-@dataclass
-class Folder:
-    """A finished folder, read."""
-
-    path: Path
-    record: dict[str, Any] = field(default_factory=dict)
-    adapter: dict[str, Any] | None = None
-    config: PreTrainedConfig | None = None
-
-    @classmethod
-    def read(cls, path: str | Path) -> "Folder":
-        """
-        Raises:
-            ValueError: if it holds neither a model of our families nor an adapter.
-        """
-        path = Path(path)
-        record: dict[str, Any] = next(
-            (json.loads((path / name).read_text()) for name in RECORDS if (path / name).is_file()), {}
-        )
-        if (path / ADAPTER).is_file():
-            return cls(path, record, json.loads((path / ADAPTER).read_text()))
-        if not (path / "config.json").is_file():
-            raise ValueError(
-                f"{str(path)!r} is no model or adapter: it has neither a 'config.json' nor an {ADAPTER!r}. Give a "
-                f"folder that `compactbert compress`, `transfer`, `finetune` or `adapt` left."
-            )
-        model_type = json.loads((path / "config.json").read_text()).get("model_type")
-        if model_type not in FAMILIES:
-            raise ValueError(
-                f"{str(path)!r} is a {model_type!r} model: expected one of {FAMILIES}. Convert it with "
-                f"`compactbert.convert.from_transformers`, or push it with transformers' own `push_to_hub`."
-            )
-        return cls(path, record, None, AutoConfig.from_pretrained(path))
-
-    @property
-    def head(self) -> str:
-        """Suffix of the class."""
-        if self.adapter is not None:
-            return ADAPTER_HEADS[self.adapter["task_type"]]
-        assert self.config is not None
-        name = (self.config.architectures or ["Model"])[0]
-        return next(head for head in HEADS if name.endswith(head))
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Those of the run that made it."""
-        return self.record.get("settings", {})
-
-    @property
-    def task(self) -> str | None:
-        """The task's name, or the name of a file."""
-        return self.record.get("task")
-
-    @property
-    def base(self) -> str | None:
-        """The Hub's name of what it was made from; `None` if that is a folder, or unknown."""
-        if self.adapter is not None:
-            base = self.adapter[BASE]
-        else:
-            base = self.record["base_model"] if "base_model" in self.record else self.settings.get("model")
-        if base == "minilm":
-            return MINILM_ON_HUB
-        if base in list_presets():
-            return None  # An architecture, whose weights were new.
-        return base if base and base.count("/") == 1 and not Path(base).is_absolute() else None
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """What was measured of these very weights: of several seeds, the first one's."""
-        if "points" in self.record:
-            return {name: spread["values"][0] for name, spread in result_point(self.record)["metrics"].items()}
-        return dict(self.record.get("metrics", {}))
-
-    @property
-    def split(self) -> str:
-        """The rows that the scores are of."""
-        return self.record.get("split") or self.record.get("measured_on", "held-out rows")
-
-    @property
-    def rows(self) -> int | None:
-        """How many they are."""
-        rows = self.record.get("rows")
-        return rows if isinstance(rows, int) or rows is None else rows.get(self.split)
-
-    @property
-    def stages(self) -> list[tuple[str, Mapping[str, Any]]]:
-        """Kind and settings of the stages of the recipe that it was compressed by."""
-        recipe = self.settings.get("recipe")
-        stages = recipe["stages"] if isinstance(recipe, Mapping) else []
-        return [(kind, fields) for stage in stages for kind, fields in stage.items()]
-
-    @property
-    def longest(self) -> int | None:
-        """The longest input of its training, or that it can take."""
-        lengths = [fields["max_length"] for _, fields in self.stages if "max_length" in fields]
-        known = [self.settings.get("max_length"), *lengths[-1:], getattr(self.config, "max_position_embeddings", None)]
-        return next((length for length in known if length), None)
-
-    @property
-    def is_rounded(self) -> bool:
-        """Whether weights are stored in half precision."""
-        return any(size < 4 * count for count, size in self.tensors.values())
-
-    @cached_property
-    def tensors(self) -> dict[str, tuple[int, int]]:
-        """Elements and bytes of every stored tensor, from the files' headers."""
-        sizes = {}
-        for file in sorted(self.path.glob("*.safetensors")):
-            with safe_open(file, framework="pt") as stored:
-                for name in stored.keys():  # noqa: SIM118 (not a dict)
-                    tensor = stored.get_slice(name)
-                    count = 1
-                    for side in tensor.get_shape():
-                        count *= side
-                    sizes[name] = (count, count * BYTES[tensor.get_dtype()])
-        return sizes
-
-
-BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "I8": 1, "BOOL": 1}
-
-
-@cache
-def _facts() -> dict[str, Any]:
-    return yaml.safe_load(files("compactbert.configs").joinpath("cards/facts.yaml").read_text(encoding="utf-8"))
-
-
-def task_facts(task: str | None) -> dict[str, Any]:
-    """What is known of a task by its name; empty for a file."""
-    return _facts()["tasks"].get((task or "").split("/")[0], {})
-
-
-def license_of(base: str | None) -> str | None:
-    """The licence of a model on the Hub, where it is known here."""
-    return _facts()["bases"].get(base, {}).get("licence")
-
-
-def languages_of(base: str | None) -> tuple[str, ...]:
-    """The languages of a model on the Hub, where they are known here."""
-    return tuple(_facts()["bases"].get(base, {}).get("languages", ()))
 
 
 def render_card(folder: str | Path, publication: Publication | None = None) -> str:
@@ -233,7 +85,7 @@ def _context(read: Folder, publication: Publication, name: str) -> dict[str, Any
     """What the template's sentences are filled with."""
     record, known = read.record, task_facts(read.task)
     tag, purpose = HEADS[read.head]
-    family = _facts()["families"].get(read.config.model_type if read.config is not None else None, {})
+    family = known_facts()["families"].get(read.config.model_type if read.config is not None else None, {})
     relation = record.get("result") is not None
     return {
         "title": name.split("/")[-1],
@@ -277,7 +129,7 @@ def _context(read: Folder, publication: Publication, name: str) -> dict[str, Any
         "task": read.task,
         "longest": read.longest,
         "licences": markdown_table(("what", "licence"), _licences(read, publication)),
-        "paper": _facts()["papers"].get(family.get("paper")),
+        "paper": known_facts()["papers"].get(family.get("paper")),
     }
 
 
@@ -471,21 +323,10 @@ def _licences(read: Folder, publication: Publication) -> list[tuple[str, str]]:
         (f"the base, `{base}`" if base else "the base", f"`{known}`" if known else unknown),
     ]
     tasks = [read.task, *(fields.get(name) for _, fields in read.stages for name in ("task", "texts"))]
-    texts = {name: _facts()["texts"].get(name.split(".")[0], unknown) for name in read.record.get("texts", ())}
+    texts = {name: known_facts()["texts"].get(name.split(".")[0], unknown) for name in read.record.get("texts", ())}
     rows += [(f"text, `{name}`", licence) for name, licence in texts.items()]
     rows += [(f"data, `{task}`", task_facts(task).get("licence", unknown)) for task in dict.fromkeys(tasks) if task]
     return rows
-
-
-def result_point(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a compression's report, the point of the finished model."""
-    return [point for point in report["points"] if point["kind"] == "stage"][-1]
-
-
-def teacher_point(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a compression's report, the point of the teacher."""
-    stages = (point for point in report["points"] if point["kind"] == "stage")
-    return next(point for point in stages if point["name"] == report["teacher"])
 
 
 def table_rows(report: Mapping[str, Any], brief: bool = False) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -539,17 +380,4 @@ def _score(values: Mapping[str, Any]) -> str:
     return f"{values['mean']:.3f}{spread}"
 
 
-__all__ = [
-    "Folder",
-    "Publication",
-    "evaluation_results",
-    "languages_of",
-    "license_of",
-    "markdown_table",
-    "render_card",
-    "result_point",
-    "summary",
-    "table_rows",
-    "task_facts",
-    "teacher_point",
-]
+__all__ = ["Publication", "evaluation_results", "markdown_table", "render_card", "summary", "table_rows"]

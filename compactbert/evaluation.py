@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .data import Task, encode_task, length_limit, load_task, score_logits
 from .inference import load_for_inference, predict_logits
 from .inference.prediction import Runtime
+from .structure import label_names
 
 
 def evaluate(
@@ -93,17 +94,16 @@ def evaluate(
 
 def _in_labels_of(model: PreTrainedModel, task: Task) -> Task:
     """The task with its labels in the order of the model's outputs, which may have labels that no row shows."""
-    names = list(dict(model.config.id2label or {}).values())
-    wanted = ["LABEL_0"] if task.problem == "regression" else task.label_names
-    generic = names == [f"LABEL_{i}" for i in range(len(names))]
-    if len(names) == len(wanted) and (generic or task.problem == "regression"):
+    if task.fits(model.config):
         return task
-    if missing := sorted(set(wanted) - set(names)):
+    names = label_names(model.config) or []
+    if task.problem == "regression" or (missing := sorted(set(task.label_names) - set(names))):
         raise ValueError(
-            f"The model predicts {names[:10]}, but task {task.name!r} has the labels {missing[:5]}: was it fine-tuned "
+            f"The model predicts {names[:10] or f'{model.config.num_labels} numbers'}, but task {task.name!r} has "
+            f"{'one value a row' if task.problem == 'regression' else f'the labels {missing[:5]}'}: was it fine-tuned "
             f"on this task?"
         )
-    order = [names.index(name) for name in wanted]
+    order = [names.index(name) for name in task.label_names]
 
     def reorder(labels: Any) -> Any:
         if task.problem == "single_label_classification":

@@ -83,12 +83,25 @@ def new_folder(output_dir: Path) -> Iterator[Path]:
     try:
         with told_of_full_disk(partial):
             yield partial
-        # Not on every system does a folder take the place of an empty one.
-        if output_dir.exists():
-            output_dir.rmdir()
-        partial.replace(output_dir)
+        move_folder(partial, output_dir)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-__all__ = ["check_free", "new_folder", "told_of_full_disk", "write_bytes", "write_figure", "write_text"]
+def move_folder(folder: Path, output_dir: Path) -> None:
+    """Gives a finished folder its name, which an empty one may have."""
+    # Not on every system does a folder take the place of an empty one.
+    if output_dir.exists():
+        output_dir.rmdir()
+    folder.replace(output_dir)
+
+
+__all__ = [
+    "check_free",
+    "move_folder",
+    "new_folder",
+    "told_of_full_disk",
+    "write_bytes",
+    "write_figure",
+    "write_text",
+]

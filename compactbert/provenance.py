@@ -39,8 +39,9 @@ def _version(name: str) -> str | None:
 
 
 def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as they may be published: of a path the last part alone, and no folder of data or output."""
-    return {name: _without_path(value) for name, value in settings.items() if name not in PRIVATE}
+    """Settings that were made, as they may be published: of a path the last part alone, and no folder of data or
+    output."""
+    return {name: _without_path(value) for name, value in settings.items() if name not in PRIVATE and value is not None}
 
 
 def _without_path(value: Any) -> Any:

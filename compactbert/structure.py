@@ -77,6 +77,12 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     return encoder.layer
 
 
+def label_names(config: PreTrainedConfig) -> list[str] | None:
+    """What a model's outputs are called, in their order; `None` where they are only numbered (`LABEL_0`, ...)."""
+    names = [str(name) for name in dict(config.id2label or {}).values()]
+    return None if names == [f"LABEL_{i}" for i in range(len(names))] else names
+
+
 def network_prefixes(num_networks: int) -> list[str]:
     """Where a layer's feed-forward networks are, in order; the last one lies in the layer itself."""
     return [*(f"ffn.{i}." for i in range(num_networks - 1)), ""]
@@ -90,6 +96,7 @@ __all__ = [
     "PER_LAYER_FIELDS",
     "QUERY_KEY_VALUE",
     "LayerShape",
+    "label_names",
     "layer_shapes",
     "layers_of",
     "network_prefixes",

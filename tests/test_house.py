@@ -16,11 +16,13 @@ HUB_PACKAGES = ("modeling_mobilebert_md", "modeling_smbert")
 LAYERS = (
     "files",
     "provenance",
+    "resume",
     "presets",
     "structure",
     "convert",
     "data",
     "compression",
+    "records",
     "cards",
     "adapters",
     "training",

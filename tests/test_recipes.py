@@ -372,7 +372,7 @@ def test_unreadable_recipes_are_refused(text, message, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seeds": 0}, "`seeds` must be at least 1"),
+        ({"seeds": 0}, "`seeds` must be positive"),
         ({"max_steps": 0}, "`max_steps` must be positive"),
         ({"max_minutes": -1.0}, "`max_minutes` must be positive"),
         ({"shapes": ["128"]}, "rows x tokens"),

@@ -16,10 +16,11 @@ from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification
 
 import compactbert
-from compactbert.cards import Folder, Publication, evaluation_results, render_card
+from compactbert.cards import Publication, evaluation_results, render_card
 from compactbert.hub import catalogue_rows, check_contents, find_entry, kind_of, pull, read_catalogue, stage
 from compactbert.inference import load_for_inference
 from compactbert.provenance import command_line, public_settings
+from compactbert.records import Folder
 
 
 ROOT = Path(__file__).parent.parent

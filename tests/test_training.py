@@ -137,7 +137,7 @@ def test_an_unfinished_run_with_other_settings_is_not_continued(tiny_model, revi
 
 
 def test_settings_compare_as_they_are_recorded(tmp_path):
-    from compactbert.training.run import open_work_dir
+    from compactbert.resume import open_work_dir
 
     settings = {"text_columns": ("a", "b"), "seed": 1}
     open_work_dir(tmp_path / "out.partial", settings, unfinished=False)
@@ -220,7 +220,7 @@ def test_pairs_from_columns(tiny_model, tmp_path):
         ({"epochs": 0}, "`epochs` must be positive, got 0"),
         ({"learning_rate": -1.0}, "`learning_rate` must be positive"),
         ({"batch_size": 0}, "`batch_size` must be positive"),
-        ({"early_stopping": 0}, "`early_stopping` must be at least 1"),
+        ({"early_stopping": 0}, "`early_stopping` must be positive"),
         ({"precision": "int8"}, "`precision` must be one of"),
         ({"max_length": 2}, "`max_length` must be at least 4 tokens, got 2"),
         ({"model": "/nowhere"}, "Cannot load '/nowhere'"),

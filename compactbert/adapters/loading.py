@@ -11,13 +11,13 @@ from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import load_peft_weights
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, logging
 
 from ..convert import MINILM_ON_HUB, Checkpoint, load_checkpoint
 from ..structure import ADAPTER_HEADS
 
 
-CONFIG, WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "metrics.json"
+RECORD = "metrics.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 
 
@@ -33,10 +33,10 @@ def adapter_folder(model: str | Path) -> Path:
     if pickles := sorted(path.name for pattern in PICKLES for path in folder.glob(pattern)):
         raise ValueError(
             f"The adapter {str(model)!r} holds pickles ({', '.join(pickles)}), which can run code when they are "
-            f"opened: save its weights as {WEIGHTS}, and remove them."
+            f"opened: save its weights as {ADAPTER_SAFE_WEIGHTS_NAME}, and remove them."
         )
-    if not (folder / WEIGHTS).is_file():
-        raise ValueError(f"The adapter {str(model)!r} has no weights: {WEIGHTS} is not there.")
+    if not (folder / ADAPTER_SAFE_WEIGHTS_NAME).is_file():
+        raise ValueError(f"The adapter {str(model)!r} has no weights: {ADAPTER_SAFE_WEIGHTS_NAME} is not there.")
     return folder
 
 
@@ -48,14 +48,14 @@ def read_adapter(model: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     folder = adapter_folder(model)
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        config = json.loads((folder / ADAPTER_CONFIG_NAME).read_text())
         record = json.loads((folder / RECORD).read_text()) if (folder / RECORD).is_file() else {}
     except ValueError as error:
         raise ValueError(f"The adapter {str(model)!r} cannot be read: {error}") from error
     if not config.get("base_model_name_or_path"):
         raise ValueError(
             f"The adapter {str(model)!r} does not say which model it is for: set `base_model_name_or_path` in its "
-            f"{CONFIG}."
+            f"{ADAPTER_CONFIG_NAME}."
         )
     if config.get("task_type") not in ADAPTER_HEADS:
         raise ValueError(
@@ -114,7 +114,7 @@ def load_adapter(
     except ValueError as error:
         raise ValueError(
             f"The adapter {str(model)!r} needs its base {base_name!r}: {error} If the base is elsewhere now, change "
-            f"`base_model_name_or_path` in {CONFIG}."
+            f"`base_model_name_or_path` in {ADAPTER_CONFIG_NAME}."
         ) from error
     finally:
         logging.set_verbosity(verbosity)

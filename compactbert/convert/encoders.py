@@ -18,6 +18,7 @@ import transformers
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import ADAPTER_CONFIG_NAME
 
 import modeling_mobilebert_md
 import modeling_smbert
@@ -403,7 +404,7 @@ def load_checkpoint(
     ```
     """
     source = resolve_model(model)
-    if (Path(source) / "adapter_config.json").is_file():
+    if (Path(source) / ADAPTER_CONFIG_NAME).is_file():
         raise ValueError(
             f"{str(source)!r} holds an adapter, not a model: `evaluate` and `predict` take it; for anything else train "
             f"it with `merge`, or save what PEFT's `merge_and_unload` returns."

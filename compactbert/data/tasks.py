@@ -13,8 +13,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, load_dataset
 from pyarrow.lib import ArrowInvalid
+from transformers import PreTrainedConfig
 
 from ..files import write_bytes
+from ..structure import label_names
 from .docstrings import AREA_NAMES, read_docstrings
 
 
@@ -122,6 +124,13 @@ class Task:
     def head(self) -> str:
         """Suffix of the `Auto` class that solves this task."""
         return "ForTokenClassification" if self.problem == "token_classification" else "ForSequenceClassification"
+
+    def fits(self, config: PreTrainedConfig) -> bool:
+        """Whether a model's outputs are this task's labels, in this order; outputs without names are taken for them."""
+        if self.problem == "regression":
+            return config.num_labels == 1
+        names = label_names(config)
+        return names == self.label_names or (names is None and config.num_labels == len(self.label_names))
 
     def config_fields(self) -> dict[str, Any]:
         """Fields of a model's configuration that make it fit this task."""

@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
-from ..files import check_free
+from ..files import check_free, move_folder
 from .publishing import clear_errors
 
 
@@ -146,9 +146,7 @@ def pull(name: str, output_dir: str | Path, *, revision: str | None = None) -> P
                     f"reached: {str(error).splitlines()[0]}"
                 ) from error
         shutil.rmtree(partial / ".cache", ignore_errors=True)
-    if output_dir.exists():
-        output_dir.rmdir()
-    partial.replace(output_dir)
+    move_folder(partial, output_dir)
     return output_dir
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-
-from ..cards import ADAPTER
+from transformers.utils import ADAPTER_CONFIG_NAME
 
 
 Kind = Literal["model", "adapter", "space"]
@@ -42,15 +41,15 @@ def kind_of(folder: str | Path) -> Kind:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"There is no folder {str(folder)!r}.")
-    if (folder / ADAPTER).is_file():
+    if (folder / ADAPTER_CONFIG_NAME).is_file():
         return "adapter"
     if (folder / "config.json").is_file():
         return "model"
     if "sdk" in front_matter(folder / "README.md"):
         return "space"
     raise ValueError(
-        f"{str(folder)!r} is no model ('config.json'), adapter ({ADAPTER!r}) or Space ('README.md' with `sdk` "
-        f"in its front matter): give a folder that is."
+        f"{str(folder)!r} is no model ('config.json'), adapter ({ADAPTER_CONFIG_NAME!r}) or Space ('README.md' with "
+        f"`sdk` in its front matter): give a folder that is."
     )
 
 

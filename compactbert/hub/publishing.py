@@ -11,8 +11,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ca
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from huggingface_hub.utils import RevisionNotFoundError
 
-from ..cards import Folder
 from ..files import check_free, new_folder
+from ..records import Folder
 from .contents import check_contents, front_matter, kind_of, list_contents
 from .staging import stage
 

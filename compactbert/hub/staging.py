@@ -13,22 +13,14 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import ADAPTER_CONFIG_NAME
 
-from ..cards import (
-    ADAPTER,
-    BASE,
-    RECORDS,
-    Folder,
-    Publication,
-    evaluation_results,
-    languages_of,
-    license_of,
-    render_card,
-)
+from ..cards import Publication, evaluation_results, render_card
 from ..convert import load_pretrained, resolve_model
 from ..files import new_folder
 from ..inference import export_onnx, load_for_inference
 from ..provenance import public_settings
+from ..records import BASE, RECORDS, Folder, languages_of, license_of
 from .clean_process import run_without_packages
 from .contents import LEFT_OUT, check_contents, front_matter, kind_of, list_contents
 
@@ -219,7 +211,7 @@ def _write_adapter(source: Path, target: Path, publication: Publication) -> floa
     tokenizer.save_pretrained(target)
     _forget_fields(target / "tokenizer_config.json")
     pinned = {BASE: base, "revision": publication.base_revision}
-    _edit_json(target / ADAPTER, pinned)
+    _edit_json(target / ADAPTER_CONFIG_NAME, pinned)
     if read.record.get("needs_package"):
         with torch.no_grad():
             return _compare(here, type(adapted).from_pretrained(adapted.unload(), str(target)).eval()(ids)[0])

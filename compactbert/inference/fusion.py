@@ -298,21 +298,44 @@ class _Attention(nn.Module):
         return output.transpose(1, 2).reshape(batch_shape[0] * batch_shape[1], -1)  # (batch * seq, heads * head_size)
 
 
-class _NoNormLayer(nn.Module):
+class _Bottlenecked(nn.Module):
+    """What layers around a bottleneck share: one product makes what enters the layer and, as far as `kind` says, what
+    attention reads; a second one, `mix`, the rest of that."""
+
+    attention: _Attention
+    output: _Linear
+    mix: _Linear | None
+    shared_norm: nn.Module | None
+    kind: str
+    inner_width: int
+    width: int
+
+    def attend(self, states: Tensor, rest: Tensor, groups: Any, mask: Tensor | None, packed: bool) -> Tensor:
+        """The sum of what enters the layer and its attention, from the parts of the first product."""
+        if self.mix is None:
+            query, key, value = rest.split(self.width, dim=1)
+        elif self.kind == "all":
+            query, key, value = self.mix.forward(states, packed).split(self.width, dim=1)
+        else:
+            shared, value = rest[:, : self.inner_width], rest[:, self.inner_width :]
+            if self.shared_norm is not None:
+                shared = self.shared_norm(shared)
+            query, key = self.mix.forward(shared, packed).split(self.width, dim=1)
+        return self.output.add_to(states, self.attention.forward(query, key, value, groups, mask), packed)
+
+
+class _NoNormLayer(_Bottlenecked):
     """A layer of MobileBERT without norms."""
 
     def __init__(self, layer: Any, enters: _Stream, config: Any, dtype: torch.dtype):
         super().__init__()
         own, bottleneck = layer.attention.self, layer.bottleneck
-        self.attention = _Attention(own)
-        self.width = own_width = own.query.out_features
+        self.attention, self.width, self.shared_norm = _Attention(own), own.query.out_features, None
         to_input = _folded(bottleneck.input)
         first = layer.attention.output
         weight, bias = _pair(first.dense)
         self.inner_width = to_input[0].shape[0]
-        self.kind = (
-            "all" if config.use_bottleneck_attention else "shared" if bottleneck.attention is not None else "none"
-        )
+        self.kind = _kind_of(config, bottleneck)
         stream = _Stream.identity(self.inner_width, enters.gain.device)
         projections, mixed = [], []
         if self.kind == "all":
@@ -344,20 +367,11 @@ class _NoNormLayer(nn.Module):
         weight, bias = stream.read(weight, bias)
         self.leave = _Linear(enters.write(weight), None, dtype)
         self.leaves, self.settle = _settle(enters.normed(last.LayerNorm, bias), dtype)
-        assert own_width == own.value.out_features
 
     def forward(self, rows: Tensor, groups: Any, mask: Tensor | None, packed: bool) -> Tensor:
         projected = self.project.forward(rows, packed)
-        states = projected[:, : self.inner_width]
-        rest = projected[:, self.inner_width :]
-        if self.kind == "all":
-            query, key, value = self.mix.forward(states, packed).split(self.width, dim=1)  # type: ignore[union-attr]
-        elif self.kind == "shared":
-            shared, value = rest[:, : self.inner_width], rest[:, self.inner_width :]
-            query, key = self.mix.forward(shared, packed).split(self.width, dim=1)  # type: ignore[union-attr]
-        else:
-            query, key, value = rest.split(self.width, dim=1)
-        states = self.output.add_to(states, self.attention.forward(query, key, value, groups, mask), packed)
+        states, rest = projected[:, : self.inner_width], projected[:, self.inner_width :]
+        states = self.attend(states, rest, groups, mask, packed)
         if self.settle_attention is not None:
             states = self.settle_attention(states)
         for network in self.networks:
@@ -416,7 +430,7 @@ class _NormedNetwork(nn.Module):
         return self.norm(self.narrow.add_to(states, wide if self.relu else self.activation(wide), packed))
 
 
-class _BottleneckLayer(nn.Module):
+class _BottleneckLayer(_Bottlenecked):
     """A layer of IB-BERT, or of MobileBERT with LayerNorm: all that reads the feature map in one product."""
 
     def __init__(self, layer: Any, config: Any, dtype: torch.dtype):
@@ -448,16 +462,8 @@ class _BottleneckLayer(nn.Module):
 
     def forward(self, rows: Tensor, groups: Any, mask: Tensor | None, packed: bool) -> Tensor:
         projected = self.project.forward(rows, packed)
-        states = self.input_norm(projected[:, : self.inner_width])
-        rest = projected[:, self.inner_width :]
-        if self.kind == "all":
-            query, key, value = self.mix.forward(states, packed).split(self.width, dim=1)  # type: ignore[union-attr]
-        elif self.kind == "shared":
-            shared, value = rest[:, : self.inner_width], rest[:, self.inner_width :]
-            query, key = self.mix.forward(self.shared_norm(shared), packed).split(self.width, dim=1)  # type: ignore[misc, union-attr]
-        else:
-            query, key, value = rest.split(self.width, dim=1)
-        states = self.norm(self.output.add_to(states, self.attention.forward(query, key, value, groups, mask), packed))
+        states, rest = self.input_norm(projected[:, : self.inner_width]), projected[:, self.inner_width :]
+        states = self.norm(self.attend(states, rest, groups, mask, packed))
         for network in self.networks:
             states = network.forward(states, packed)
         return self.leave_norm(self.leave.add_to(rows, states, packed))

@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from ..benchmark import Shape
 from ..convert import CONVERTIBLE
 from ..data import Task, load_task, load_texts
-from ..structure import FAMILIES
+from ..structure import FAMILIES, label_names
 from .recipe import TASK_SETTINGS
 from .stages import Stage, count_of
 
@@ -83,13 +83,11 @@ def check_model(
 
 
 def _check_labels(config: PreTrainedConfig, task: Task) -> None:
-    names = list(dict(config.id2label or {}).values())
-    generic = all(str(name).startswith("LABEL_") for name in names)
-    wanted = ["LABEL_0"] if task.problem == "regression" else task.label_names
-    if names != wanted and not (generic and len(names) == len(wanted)):
+    if not task.fits(config):
+        names = label_names(config) or []
         raise ValueError(
-            f"The model is not fine-tuned on this task: it predicts {names[:10]}, the task's labels are, in order, "
-            f"{wanted[:10]}. Leave `finetuned` out."
+            f"The model is not fine-tuned on this task: it predicts {names[:10] or f'{config.num_labels} numbers'}, "
+            f"the task's labels are, in order, {task.label_names[:10]}. Leave `finetuned` out."
         )
 
 

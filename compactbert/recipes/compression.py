@@ -14,7 +14,8 @@ from ..convert import resolve_model
 from ..evaluation import evaluate
 from ..files import check_free
 from ..provenance import command_line, public_settings
-from ..training.run import end_moved_run, open_work_dir, work_dir_of
+from ..resume import end_moved_run, finished_folder, open_work_dir, work_dir_of
+from ..training.run import check_positive
 from .checks import check_data, check_model
 from .recipe import TASK_SETTINGS, Recipe, check_order, epochs_of, first_shrinking, load_recipe
 from .report import build_report, write_plot
@@ -94,11 +95,7 @@ def compress(
     """
     settings = {name: value for name, value in locals().items() if name != "task_options"} | task_options
     output_dir = Path(output_dir).absolute()
-    if seeds < 1:
-        raise ValueError(f"`seeds` must be at least 1, got {seeds}.")
-    for name, value in (("max_minutes", max_minutes), ("max_steps", max_steps)):
-        if value is not None and value <= 0:
-            raise ValueError(f"`{name}` must be positive, got {value}.")
+    check_positive(seeds=seeds, max_minutes=max_minutes, max_steps=max_steps)
     if unknown := sorted(set(task_options) - set(TASK_SETTINGS)):
         raise ValueError(f"Unknown options {unknown}: expected {TASK_SETTINGS}. What a stage is to do is the recipe's.")
     parsed = None if shapes is None else [parse_shape(shape) for shape in shapes]
@@ -160,14 +157,12 @@ def compress(
     report["task"] = report["settings"]["task"]
     if isinstance(recipe, str | Path):
         report["command"] = command_line(compress, report["settings"] | {"recipe": Path(recipe).name})
-    finished = work_dir / "finished"
-    shutil.rmtree(finished, ignore_errors=True)
-    shutil.copytree(results[0][-1].folder, finished, ignore=shutil.ignore_patterns("metrics.json", "README.md"))
-    (finished / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    write_plot(report, finished / "report.png")
-    (finished / "README.md").write_text(render_card(finished, Publication(repo_id=output_dir.name)))
-    finished.replace(output_dir)
-    shutil.rmtree(work_dir)
+    with finished_folder(output_dir) as finished:
+        left_out = shutil.ignore_patterns("metrics.json", "README.md")
+        shutil.copytree(results[0][-1].folder, finished, ignore=left_out, dirs_exist_ok=True)
+        (finished / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        write_plot(report, finished / "report.png")
+        (finished / "README.md").write_text(render_card(finished, Publication(repo_id=output_dir.name)))
     return report
 
 

@@ -19,10 +19,11 @@ from ..convert import load_pretrained, resolve_model
 from ..data import Corpus, PretrainingCollator, build_corpus
 from ..files import check_free, write_figure, write_text
 from ..provenance import command_line, public_settings
+from ..resume import work_dir_of
 from ..structure import layer_shapes
 from ..training import ib_teacher, pretrain, transfer_knowledge
 from ..training.pretraining import batches_of
-from ..training.run import save_folder, work_dir_of
+from ..training.run import save_folder
 from ..training.text import check_transfer, is_architecture, train_on_corpus
 from .recipe import read_recipe
 from .stages import count_of, layers_kept

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.utils import find_labels, logging
 
 from ..convert import load_pretrained
-from ..structure import ATTENTION_DROPOUT, layer_shapes, layers_of
+from ..structure import ATTENTION_DROPOUT, label_names, layer_shapes, layers_of
 from .losses import (
     attention_loss,
     binary_soft_target_loss,
@@ -488,13 +488,13 @@ def _check_same_labels(student: PreTrainedModel, teacher: PreTrainedModel) -> No
             f"The student has `vocab_size` {student.config.vocab_size}, the teacher {teacher.config.vocab_size}: both "
             f"must read the same tokens. Prune the vocabulary of both, or of the student when it is finished."
         )
-    ours, theirs = dict(student.config.id2label or {}), dict(teacher.config.id2label or {})
+    ours, theirs = (dict(model.config.id2label or {}) for model in (student, teacher))
     if len(ours) != len(theirs):
         raise ValueError(
             f"The student has the labels {list(ours.values())[:10]}, the teacher {list(theirs.values())[:10]}: take a "
             f"teacher that was fine-tuned on this task."
         )
-    named = all(not str(label).startswith("LABEL_") for labels in (ours, theirs) for label in labels.values())
+    named = all(label_names(model.config) is not None for model in (student, teacher))
     if named and ours != theirs:
         raise ValueError(f"The student's labels are {ours}, the teacher's {theirs}: they must agree in name and order.")
 

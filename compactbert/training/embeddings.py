@@ -1,7 +1,6 @@
 """Contrastive training of sentence embeddings, by sentence-transformers."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,7 +13,8 @@ from ..data import length_limit, load_task, load_texts
 from ..data.tasks import read_splits, task_spec
 from ..files import check_free, told_of_full_disk, write_text
 from ..provenance import environment, public_settings
-from .run import Precision, computes_in_bf16, end_moved_run, last_complete_checkpoint, open_work_dir, work_dir_of
+from ..resume import end_moved_run, finished_folder, open_work_dir, work_dir_of
+from .run import Precision, check_positive, common_arguments, last_complete_checkpoint, resolve_precision
 
 
 Method = Literal["simcse", "pairs", "margin"]
@@ -94,9 +94,15 @@ max_length, warmup, precision, seed, trust_remote_code:
     settings: dict[str, Any] = {
         name: str(value) if isinstance(value, Path) else value for name, value in locals().items()
     }
-    for name in ("epochs", "max_steps", "learning_rate", "batch_size", "temperature", "margin"):
-        if settings[name] is not None and settings[name] <= 0:
-            raise ValueError(f"`{name}` must be positive, got {settings[name]}.")
+    check_positive(
+        epochs=epochs,
+        max_steps=max_steps,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        temperature=temperature,
+        margin=margin,
+    )
+    resolved = resolve_precision(precision)
     if method not in get_args(Method):
         raise ValueError(f"`method` must be one of {get_args(Method)}, got {method!r}.")
     try:
@@ -122,8 +128,6 @@ max_length, warmup, precision, seed, trust_remote_code:
             "`attention_probs_dropout_prob` in its configuration, or take another method."
         )
     limit = length_limit(config, tokenizer, max_length)
-    if precision == "auto":
-        precision = "bf16" if computes_in_bf16() else "fp32"
 
     work_dir = work_dir_of(output_dir)
     checkpoint = last_complete_checkpoint(work_dir)
@@ -142,44 +146,33 @@ max_length, warmup, precision, seed, trust_remote_code:
     trainer = SentenceTransformerTrainer(
         embedder,
         SentenceTransformerTrainingArguments(
-            output_dir=str(work_dir),
+            **common_arguments(work_dir, resolved, seed),
             num_train_epochs=epochs,
             max_steps=max_steps or -1,
             learning_rate=learning_rate,
             per_device_train_batch_size=batch_size,
             warmup_steps=warmup,
-            bf16=precision == "bf16",
-            fp16=precision == "fp16",
-            use_cpu=not torch.accelerator.is_available(),
-            save_strategy="steps",
             save_steps=SAVE_STEPS,
             save_total_limit=1,
             logging_steps=SAVE_STEPS,
-            seed=seed,
-            report_to="none",
-            dataloader_pin_memory=torch.cuda.is_available(),
         ),
         train_dataset=rows,
         loss=loss,
     )
     with told_of_full_disk(work_dir):
         trainer.train(resume_from_checkpoint=checkpoint)
-    public = public_settings(settings)
     report = {
-        "task": public["task"],
+        "task": public_settings(settings)["task"],
         "method": method,
         "rows": len(rows),
         "steps": trainer.state.global_step,
-        "settings": {name: value for name, value in public.items() if value is not None},
+        "settings": public_settings(settings),
         "environment": environment(),
     }
-    finished = work_dir / "finished"
-    shutil.rmtree(finished, ignore_errors=True)
-    # Its card would show rows of the training data.
-    embedder.save_pretrained(str(finished), create_model_card=False)
-    write_text(finished / "metrics.json", json.dumps(report, indent=2) + "\n")
-    finished.replace(output_dir)
-    shutil.rmtree(work_dir)
+    with finished_folder(output_dir) as finished:
+        # Its card would show rows of the training data.
+        embedder.save_pretrained(str(finished), create_model_card=False)
+        write_text(finished / "metrics.json", json.dumps(report, indent=2) + "\n")
     return report
 
 

@@ -32,6 +32,7 @@ from ..convert import load_checkpoint
 from ..data import Task, data_collator, encode_task, encode_texts, length_limit, load_task, load_texts, score_logits
 from ..files import check_free, told_of_full_disk, write_text
 from ..provenance import command_line, environment, public_settings
+from ..resume import end_moved_run, finished_folder, open_work_dir, work_dir_of
 
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -181,7 +182,15 @@ def train_on_task(
         if max_minutes is not None:
             raise ValueError("`max_minutes` is for one process: give several of them `max_steps`.")
     rows_per_step = batch_size * further.get("gradient_accumulation_steps", 1) * processes
-    _check_ranges(epochs, learning_rate, batch_size, max_steps, max_minutes, early_stopping, precision)
+    check_positive(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        max_steps=max_steps,
+        max_minutes=max_minutes,
+        early_stopping=early_stopping,
+    )
+    resolved = resolve_precision(precision)
     if (report := end_moved_run(output_dir, "metrics.json", settings)) is not None:
         return report
     check_free(output_dir)
@@ -201,8 +210,6 @@ def train_on_task(
         train = Dataset.from_list([feature | {"length": len(feature["input_ids"])} for feature in features])
     evaluation, evaluation_truncated = encode_task(loaded_task, loaded_task.evaluation, tokenizer, limit)
 
-    if precision == "auto":
-        precision = "bf16" if computes_in_bf16() else "fp32"
     steps_per_epoch = -(-len(train) // rows_per_step)
     nominal_steps = max(1, round(epochs * steps_per_epoch))
     checkpoint_steps = min(steps_per_epoch, MAX_STEPS_PER_CHECKPOINT)
@@ -214,7 +221,7 @@ def train_on_task(
         nominal_steps=nominal_steps,
         new_weights=new_weights,
         arguments={
-            "output_dir": str(work_dir),
+            **common_arguments(work_dir, resolved, seed),
             "max_steps": min(nominal_steps, max_steps or nominal_steps),
             "learning_rate": learning_rate,
             "per_device_train_batch_size": batch_size,
@@ -224,7 +231,6 @@ def train_on_task(
             "train_sampling_strategy": "group_by_length",
             "eval_strategy": "steps",
             "eval_steps": checkpoint_steps,
-            "save_strategy": "steps",
             "save_steps": checkpoint_steps,
             "save_total_limit": 2,
             "load_best_model_at_end": True,
@@ -232,13 +238,6 @@ def train_on_task(
             "restore_callback_states_from_checkpoint": True,
             "metric_for_best_model": loaded_task.metrics[0],
             "logging_steps": checkpoint_steps,
-            "seed": seed,
-            "report_to": "none",
-            "dataloader_pin_memory": torch.cuda.is_available(),
-            # The Trainer refuses bf16 on a processor unless it is told that a processor is meant.
-            "use_cpu": not torch.accelerator.is_available(),
-            "bf16": precision == "bf16",
-            "fp16": precision == "fp16",
             **further,
         },
         trainer_arguments={
@@ -285,9 +284,9 @@ def train_on_task(
         "best_step": trainer.state.best_global_step,
         "seconds_per_step": round(clock.seconds_per_step(), 4),
         "seconds_per_epoch": round(clock.seconds_per_step() * steps_per_epoch, 1),
-        "precision": precision,
+        "precision": resolved,
         "losses": losses,
-        "settings": {name: value for name, value in public_settings(settings).items() if value is not None},
+        "settings": public_settings(settings),
         "environment": environment(),
     }
     report["task"] = report["settings"]["task"]
@@ -297,50 +296,6 @@ def train_on_task(
         (save or save_folder)(trainer.model, tokenizer, report, output_dir)
     trainer.accelerator.wait_for_everyone()
     return report
-
-
-def work_dir_of(output_dir: Path) -> Path:
-    """Where a run works until its output is complete."""
-    return output_dir.with_name(f"{output_dir.name}.partial")
-
-
-def end_moved_run(output_dir: Path, record: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Of a run with these settings that was killed after its result had been moved to its place: removes what it left,
-    and returns its report, the file `record`. `None` if there was no such run."""
-    work_dir = work_dir_of(output_dir)
-    if not (output_dir / record).is_file() or not work_dir.is_dir() or (work_dir / "finished").exists():
-        return None
-    report = json.loads((output_dir / record).read_text())
-    wanted = {name: value for name, value in public_settings(settings).items() if value is not None}
-    if {name: value for name, value in report["settings"].items() if value is not None} != wanted:
-        return None
-    shutil.rmtree(work_dir)
-    return report
-
-
-def open_work_dir(work_dir: Path, settings: dict[str, Any], unfinished: bool) -> None:
-    """
-    Makes the folder of a run, or takes up an unfinished one.
-
-    Raises:
-        ValueError: if the unfinished run there had other settings.
-    """
-    record = work_dir / "settings.json"
-    # As they come back from the record: a tuple is a list there.
-    settings = json.loads(json.dumps(settings))
-    if unfinished and record.is_file():
-        earlier = json.loads(record.read_text())
-        different = sorted(key for key in earlier.keys() | settings if earlier.get(key) != settings.get(key))
-        if different:
-            changes = ", ".join(f"`{key}` was {earlier.get(key)!r}, is {settings.get(key)!r}" for key in different)
-            raise ValueError(
-                f"{str(work_dir)!r} holds an unfinished run with other settings ({changes}): call it with the earlier "
-                f"ones to continue, or remove that folder to start afresh."
-            )
-        return
-    # What is left of a run that had not come to its first checkpoint.
-    shutil.rmtree(work_dir, ignore_errors=True)
-    write_text(record, json.dumps(settings, indent=2))
 
 
 def last_complete_checkpoint(work_dir: Path) -> str | None:
@@ -366,39 +321,51 @@ def save_folder(
 ) -> None:
     """Saves a model or adapter with its tokenizer, its report, its card and further text files; `output_dir` appears
     when it is complete, and the work folder goes."""
-    work_dir = work_dir_of(output_dir)
-    finished = work_dir / "finished"
-    shutil.rmtree(finished, ignore_errors=True)
     # The Trainer sets it on every model; an encoder has no cache.
     vars(model.config).pop("use_cache", None)
-    with told_of_full_disk(output_dir.parent):
+    with finished_folder(output_dir) as finished:
         model.save_pretrained(finished, **save_arguments)
         tokenizer.save_pretrained(finished)
-    for name, text in {"metrics.json": json.dumps(report, indent=2) + "\n", **(extra_files or {})}.items():
-        (finished / name).write_text(text)
-    if card:
-        (finished / "README.md").write_text(render_card(finished, Publication(repo_id=output_dir.name)))
-    finished.replace(output_dir)
-    shutil.rmtree(work_dir)
+        for name, text in {"metrics.json": json.dumps(report, indent=2) + "\n", **(extra_files or {})}.items():
+            (finished / name).write_text(text)
+        if card:
+            (finished / "README.md").write_text(render_card(finished, Publication(repo_id=output_dir.name)))
 
 
-def _check_ranges(
-    epochs: float,
-    learning_rate: float,
-    batch_size: int,
-    max_steps: int | None,
-    max_minutes: float | None,
-    early_stopping: int | None,
-    precision: Precision,
-) -> None:
-    given = {"epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size}
-    for name, value in (given | {"max_steps": max_steps, "max_minutes": max_minutes}).items():
+def check_positive(**given: float | None) -> None:
+    """Raises a `ValueError` that names the argument that is given and not positive."""
+    for name, value in given.items():
         if value is not None and value <= 0:
             raise ValueError(f"`{name}` must be positive, got {value}.")
-    if early_stopping is not None and early_stopping < 1:
-        raise ValueError(f"`early_stopping` must be at least 1 evaluation, got {early_stopping}.")
+
+
+def resolve_precision(precision: Precision) -> Literal["fp32", "bf16", "fp16"]:
+    """
+    What `"auto"` is here: bf16 where the hardware computes in it.
+
+    Raises:
+        ValueError: for none of the four.
+    """
     if precision not in get_args(Precision):
         raise ValueError(f"`precision` must be one of {get_args(Precision)}, got {precision!r}.")
+    if precision != "auto":
+        return precision
+    return "bf16" if computes_in_bf16() else "fp32"
+
+
+def common_arguments(work_dir: Path, precision: str, seed: int) -> dict[str, Any]:
+    """Fields of `TrainingArguments` that are the same in every run of this package on this machine."""
+    return {
+        "output_dir": str(work_dir),
+        "save_strategy": "steps",
+        "seed": seed,
+        "report_to": "none",
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        # The Trainer refuses bf16 on a processor unless it is told that a processor is meant.
+        "use_cpu": not torch.accelerator.is_available(),
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
+    }
 
 
 def _steps_within(
@@ -460,11 +427,11 @@ __all__ = [
     "ResumableTrainer",
     "StepClock",
     "TrainingRun",
+    "check_positive",
+    "common_arguments",
     "computes_in_bf16",
-    "end_moved_run",
     "last_complete_checkpoint",
-    "open_work_dir",
+    "resolve_precision",
     "save_folder",
     "train_on_task",
-    "work_dir_of",
 ]

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from ..data import Corpus, PretrainingCollator
 from ..files import check_free, told_of_full_disk
 from ..presets import list_presets, load_preset
 from ..provenance import environment, public_settings
+from ..resume import open_work_dir, work_dir_of
 from .distillation import check_same_tokenizer
 from .ib_teacher import make_ib_bert
 from .pretraining import PretrainingConfig, PretrainingTrainer, measure_pretraining
@@ -30,11 +31,11 @@ from .run import (
     MAX_STEPS_PER_CHECKPOINT,
     Precision,
     StepClock,
-    computes_in_bf16,
+    check_positive,
+    common_arguments,
     last_complete_checkpoint,
-    open_work_dir,
+    resolve_precision,
     save_folder,
-    work_dir_of,
 )
 
 
@@ -305,7 +306,7 @@ def train_on_corpus(
     weight_decay: float = 0.01,
     warmup: float = 0.1,
     max_grad_norm: float = 1.0,
-    precision: str = "auto",
+    precision: Precision = "auto",
     mlm_probability: float = 0.15,
     max_predictions: int | None = None,
     whole_word: bool = True,
@@ -325,11 +326,8 @@ def train_on_corpus(
     """
     settings = {name: value for name, value in locals().items() if name not in NOT_SETTINGS} | dict(stage_settings)
     output_dir = Path(output_dir)
-    for name in ("max_steps", "batch_size", "accumulation", "learning_rate"):
-        if settings[name] <= 0:
-            raise ValueError(f"`{name}` must be positive, got {settings[name]}.")
-    if precision not in get_args(Precision):
-        raise ValueError(f"`precision` must be one of {get_args(Precision)}, got {precision!r}.")
+    check_positive(max_steps=max_steps, batch_size=batch_size, accumulation=accumulation, learning_rate=learning_rate)
+    resolved = resolve_precision(precision)
     check_free(output_dir)
     data = Corpus.open(corpus)
     data.check_tokenizer(tokenizer)
@@ -339,15 +337,13 @@ def train_on_corpus(
             f"The corpus has samples of {data.settings['sequence_length']} tokens, the model takes {positions}: build "
             f"one with `sequence_length={positions}`."
         )
-    if precision == "auto":
-        precision = "bf16" if computes_in_bf16() else "fp32"
     set_seed(seed)
     work_dir = work_dir_of(output_dir)
     masks = {"mlm_probability": mlm_probability, "max_predictions": max_predictions, "whole_word": whole_word}
     collator = PretrainingCollator(tokenizer, **masks, seed=seed)  # type: ignore[arg-type]
     checkpoint_steps = max(1, min(MAX_STEPS_PER_CHECKPOINT, max_steps // 4))
     arguments = {
-        "output_dir": str(work_dir),
+        **common_arguments(work_dir, resolved, seed),
         "max_steps": max_steps,
         "learning_rate": learning_rate,
         "optimizer": optimizer,
@@ -358,18 +354,11 @@ def train_on_corpus(
         "max_grad_norm": max_grad_norm,
         # MobileBERT's.
         "adam_epsilon": 1e-6,
-        "save_strategy": "steps",
         "save_steps": checkpoint_steps,
         "save_total_limit": 2,
         "logging_steps": max(1, min(50, max_steps // 20)),
-        "seed": seed,
-        "report_to": "none",
-        "dataloader_pin_memory": torch.cuda.is_available(),
         # A GPU takes a batch in less time than its masks take to be drawn.
         "dataloader_num_workers": int(torch.accelerator.is_available()),
-        "use_cpu": not torch.accelerator.is_available(),
-        "bf16": precision == "bf16",
-        "fp16": precision == "fp16",
     }
     rest = {"train_dataset": data.train, "data_collator": collator, "processing_class": tokenizer}
     trainer = build_trainer(arguments, rest, model)
@@ -395,9 +384,9 @@ def train_on_corpus(
         "steps": min(trainer.state.global_step, max_steps),
         "tokens_per_step": batch_size * accumulation * trainer.args.world_size * data.settings["sequence_length"],
         "seconds_per_step": round(clock.seconds_per_step(), 4),
-        "precision": precision,
+        "precision": resolved,
         "losses": [entry for entry in trainer.state.log_history if "loss" in entry and entry["step"] <= max_steps],
-        "settings": {name: value for name, value in public_settings(settings).items() if value is not None},
+        "settings": public_settings(settings),
         "environment": environment(),
     }
     report = json.loads(json.dumps(report, default=str))
