@@ -38,7 +38,7 @@ LAYOUTS = {"256, 128, 64": (256, 128, 64), "64, 128, 256": (64, 128, 256), "128"
 # What replaces the recipe's settings. Predictions, maps and attention are learned together: of the strategies the one
 # that gets furthest in so few steps.
 RECIPES: dict[str, dict] = {
-    "mobilebert-md-minilm": {"strategy": "auxiliary", "transfer_steps": None, "max_steps": 1000},
+    "mobilebert-md-minilm": {"strategy": "auxiliary", "transfer_steps": None, "max_steps": 600},
     "mobilebert-md-minilm-gpu": {"max_steps": 2500, "batch_size": 32},
 }
 TASK = "sst2"

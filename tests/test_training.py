@@ -29,6 +29,15 @@ def assert_same_weights(one, other):
         assert torch.equal(one[key], other[key]), key
 
 
+@pytest.mark.parametrize("further", [{}, {"disable_tqdm": True}], ids=["bar", "no bar"])
+def test_standard_output_is_for_results(further, tiny_model, reviews, tmp_path, capsys):
+    settings = SETTINGS | {"training_arguments": further}
+    compactbert.finetune(tiny_model, str(reviews), tmp_path / "out", **settings)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "'loss'" in printed.err
+
+
 def test_finetune_evaluate_and_predict(tiny_model, reviews, tmp_path):
     output = tmp_path / "out"
     report = compactbert.finetune(tiny_model, str(reviews), output, **SETTINGS)

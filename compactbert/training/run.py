@@ -1,9 +1,11 @@
 """What every training on a task shares: from a model and a task to a saved folder, resumable, with a report."""
 
+import contextlib
 import copy
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -19,6 +21,8 @@ from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
     Trainer,
     TrainerCallback,
     set_seed,
@@ -71,6 +75,9 @@ class ResumableTrainer(Trainer):
         self._steps = 0.0
         super().__init__(*args, **kwargs)
         self.add_callback(_NothingAfterTheEnd())
+        for theirs, ours in ((ProgressCallback, _Progress), (PrinterCallback, _Printer)):
+            if self.pop_callback(theirs) is not None:
+                self.add_callback(ours)
 
     def keep_parts(self, parts: Mapping[str, torch.Tensor]) -> None:
         """Keeps the parts of a batch's loss for the log."""
@@ -107,6 +114,22 @@ class _NothingAfterTheEnd(TrainerCallback):
         if state.global_step >= args.max_steps > 0:
             for group in optimizer.param_groups:
                 group["lr"] = 0.0
+
+
+class _Progress(ProgressCallback):
+    """Says losses where the bar is: standard output is for results."""
+
+    def on_log(self, args, state, control, **kwargs):
+        with contextlib.redirect_stdout(sys.stderr):
+            super().on_log(args, state, control, **kwargs)
+
+
+class _Printer(PrinterCallback):
+    """The same without a bar."""
+
+    def on_log(self, args, state, control, **kwargs):
+        with contextlib.redirect_stdout(sys.stderr):
+            super().on_log(args, state, control, **kwargs)
 
 
 class _SeededLengthGroupedSampler(LengthGroupedSampler):
