@@ -75,6 +75,11 @@ def test_the_toolkit_imports_in_one_direction(path):
             assert parts[0] == "cli", "only the command line names its own package"
 
 
+def test_the_readme_lists_the_layers_in_order():
+    tree = (ROOT / "README.md").read_text().partition("\ncompactbert/\n")[2].partition("\nspaces/ ")[0]
+    assert tuple(re.findall(r"^  (\w+)(?:\.py|/) ", tree, re.MULTILINE)) == LAYERS
+
+
 def test_the_wheel_has_every_package():
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     found = {".".join(path.parent.relative_to(ROOT).parts) for path in SOURCES if path.name == "__init__.py"}
