@@ -156,9 +156,12 @@ def finetune(
         RESULTS.record(("finetuned", name, key), json.loads((output / "metrics.json").read_text())["metrics"])
 
 
-def recipe_of(checkpoint: Checkpoint, data_dir: Path, work_dir: Path) -> Mapping:
-    """The recipe with what the checkpoint has in place of it."""
+def recipe_of(checkpoint: Checkpoint, data_dir: Path, work_dir: Path) -> str | Mapping:
+    """The recipe, or one with what the checkpoint has in place of it."""
+    if not (checkpoint.teacher_epochs or checkpoint.reviews):
+        return checkpoint.recipe
     recipe = read_recipe(checkpoint.recipe, "recipes")
+    recipe["name"] = f"{checkpoint.recipe}, changed"
     for step in recipe["stages"]:
         ((kind, settings),) = step.items()
         if kind == "finetune" and checkpoint.teacher_epochs:
@@ -202,7 +205,7 @@ def measure():
             point["macs"] = {f"{rows}x{tokens}": count_macs(config, rows, tokens) for rows, tokens in SHAPES}
         kept = {name: value for name, value in report["result"].items() if not name.startswith("speedup")}
         report["result"] = kept | {f"speedup_{shape}": value for shape, value in speedup(latency, folder.name).items()}
-        report["environment"] = environment()
+        report["timed_in"] = environment()
         write_text(folder / "report.json", json.dumps(report, indent=2) + "\n")
         (folder / "report.png").unlink(missing_ok=True)
         write_text(folder / "README.md", render_card(folder, publication(folder)))

@@ -125,7 +125,8 @@ def _context(read: Folder, publication: Publication, name: str) -> dict[str, Any
         ),
         "speed": _speed(record) if relation else None,
         "summary": summary(record) if "points" in record else None,
-        "machine": _machine(record.get("environment")),
+        # Times may have been measured again, elsewhere than it was made.
+        "machine": _machine(record.get("timed_in") or record.get("environment")),
         "task": read.task,
         "longest": read.longest,
         "licences": markdown_table(("what", "licence"), _licences(read, publication)),
@@ -335,7 +336,7 @@ def table_rows(report: Mapping[str, Any], brief: bool = False) -> tuple[tuple[st
     metrics = list(report["points"][0]["metrics"])[: 1 if brief else None]
     shapes = list(report["points"][0]["latency"])
     parts = ("encoder", "total") if brief else ("encoder", "embedding", "total")
-    header = ("model", *metrics, *parts, *(() if brief else ("MB",)), f"GMACs {shapes[-1]}")
+    header = ("model", *metrics, *parts, *(() if brief else ("MB, float32",)), f"GMACs {shapes[-1]}")
     header += tuple(f"ms {shape}" for shape in shapes)
     rows = []
     for point in report["points"]:
@@ -368,8 +369,9 @@ def summary(report: Mapping[str, Any]) -> str:
         f"{value:.1f}x as fast at {key.removeprefix('speedup_')}" for key, value in result.items() if "speed" in key
     ]
     seeds = report["settings"]["seeds"]
+    name = "" if report["teacher"] == "teacher" else f" ({report['teacher']})"
     return (
-        f"It keeps {quality} of the {report['metric']} of its teacher ({report['teacher']})"
+        f"It keeps {quality} of the {report['metric']} of its teacher{name}"
         f"{'' if seeds == 1 else f', on average over {seeds} seeds'}, with {result['encoder_share']:.1%} of the "
         f"teacher's encoder and {result['total_share']:.1%} of all its parameters, and is {' and '.join(speeds)}."
     )

@@ -16,8 +16,10 @@ def publish(
     license: Annotated[str | None, typer.Option(help="Licence of the weights; the default is the base's.")] = None,
     language: Annotated[list[str] | None, typer.Option(help="Code of a language, such as en; repeatable.")] = None,
     base_model: Annotated[str | None, typer.Option(help="The base's repository, if the folder names a folder.")] = None,
-    base_revision: Annotated[str | None, typer.Option(help="Its commit that an adapter is pinned to.")] = None,
-    dtype: Annotated[Literal["float32", "float16", "bfloat16"] | None, typer.Option(help="Of stored weights.")] = None,
+    base_revision: Annotated[str | None, typer.Option(help="Commit of the base that an adapter is pinned to.")] = None,
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"] | None, typer.Option(help="Type of the stored weights.")
+    ] = None,
     max_shard_size: Annotated[str, typer.Option(help="Size of a file of weights.")] = "5GB",
     onnx: Annotated[list[str] | None, typer.Option(help="fp32 or int8, beside the weights; repeatable.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="Repository that a Space uses; repeatable.")] = None,

@@ -65,7 +65,7 @@ def compress(
     label_column: LabelColumn = None,
     problem: Problem = None,
     max_minutes: Annotated[float | None, typer.Option(help="Budget for all training of one seed.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="The same, in steps.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Budget for all training of one seed, in steps.")] = None,
     shape: Annotated[list[str] | None, typer.Option(help="Rows x tokens at which latency is measured.")] = None,
     max_train_rows: MaxTrainRows = None,
     max_evaluation_rows: MaxEvaluationRows = None,
@@ -113,7 +113,7 @@ def transfer(
     trust_remote_code: TrustRemoteCode = False,
     json_file: JsonFile = None,
 ):
-    """Train a MobileBERT on a teacher's feature maps and attention, from text. Continues a run that was killed."""
+    """Train a small language model on a teacher, from text. Continues a run that was killed."""
     with friendly_errors(CONTINUES):
         import compactbert
 
@@ -204,7 +204,9 @@ def adapt(
     label_column: LabelColumn = None,
     problem: Problem = None,
     epochs: Epochs = 3.0,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate; 1e-3, prompts 1e-2.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak learning rate; the default is 1e-3, for prompts and prefixes 1e-2.")
+    ] = None,
     batch_size: BatchSize = 32,
     max_length: MaxLength = 128,
     max_steps: MaxSteps = None,
@@ -265,7 +267,9 @@ def embed(
         Literal["simcse", "pairs", "margin"],
         typer.Option(help="Texts by themselves, pairs that mean the same, or pairs with classes."),
     ] = "simcse",
-    positive: Annotated[str | None, typer.Option(help="The class of pairs that mean the same; the last one.")] = None,
+    positive: Annotated[
+        str | None, typer.Option(help="Class of the pairs that mean the same; the default is the last one.")
+    ] = None,
     data_dir: DataDir = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
@@ -275,7 +279,7 @@ def embed(
     learning_rate: LearningRate = 3e-5,
     batch_size: BatchSize = 64,
     max_length: MaxLength = 64,
-    temperature: Annotated[float, typer.Option(help="Of NT-Xent.")] = 0.05,
+    temperature: Annotated[float, typer.Option(help="Temperature of the NT-Xent loss.")] = 0.05,
     margin: Annotated[float, typer.Option(help="Cosine distance that is far enough.")] = 0.5,
     seed: Seed = 42,
     trust_remote_code: TrustRemoteCode = False,

@@ -71,7 +71,9 @@ def split(
     text_column: TableTexts = ["text"],  # noqa: B006
     label_column: TableLabel = "label",
     shares: Annotated[tuple[float, float, float], typer.Option(help="Of the three splits.")] = (0.7, 0.15, 0.15),
-    leakage: Annotated[Literal["refuse", "report"], typer.Option(help="If a text is in two splits.")] = "refuse",
+    leakage: Annotated[
+        Literal["refuse", "report"], typer.Option(help="What to do if a text is in two splits.")
+    ] = "refuse",
     seed: Seed = 42,
     json_file: JsonFile = None,
 ):
@@ -90,13 +92,15 @@ def split(
 def augment(
     source: Table,
     output: NewTable,
-    method: Annotated[Literal["deletion", "insertion", "swap", "replacement"], typer.Option(help="Of words.")],
+    method: Annotated[
+        Literal["deletion", "insertion", "swap", "replacement"], typer.Option(help="What to do with words.")
+    ],
     text_column: TableTexts = ["text"],  # noqa: B006
     label_column: TableLabel = "label",
     share: Annotated[float, typer.Option(help="Share of a text's words that change.")] = 0.1,
     copies: Annotated[int, typer.Option(help="Changed copies of every row.")] = 1,
     words: Annotated[Path | None, typer.Option(help='Synonyms: {"good": ["fine", "great"]} as JSON.')] = None,
-    model: Annotated[str | None, typer.Option(help="In their place, a masked language model.")] = None,
+    model: Annotated[str | None, typer.Option(help="A masked language model, in place of --words.")] = None,
     outside: Annotated[str | None, typer.Option(help="Label of tokens outside of spans; O, if it is not said.")] = None,
     seed: Seed = 42,
     trust_remote_code: TrustRemoteCode = False,

@@ -100,7 +100,7 @@ def export(
     to: Annotated[Literal["onnx"], typer.Option(help="The format.")] = "onnx",
     int8: Annotated[list[str] | None, typer.Option(help="Write int8 models too: dynamic, static.")] = None,
     task: Annotated[str | None, typer.Option(help="A task whose rows calibrate static int8.")] = None,
-    rows: Annotated[int, typer.Option(help="So many of them.")] = 128,
+    rows: Annotated[int, typer.Option(help="Rows that calibrate static int8.")] = 128,
     max_length: MaxLength = 128,
     data_dir: DataDir = None,
     seed: Seed = 42,
@@ -137,7 +137,9 @@ def bench(
         "fused",
     ],
     shape: Annotated[list[str], typer.Option(help="Rows x tokens.")] = ["1x128", "8x128"],  # noqa: B006
-    baseline: Annotated[str | None, typer.Option(help='What to compare with: "mobilebert, eager".')] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help='What to compare with, such as "mobilebert, eager"; the default is the first.')
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
     rounds: Annotated[int, typer.Option(help="Timed turns of each.")] = 15,
     seed: Seed = 42,
@@ -172,7 +174,7 @@ def search(
     heads: Annotated[list[int], typer.Option(help="Attention heads that layers may have.")] = [4],  # noqa: B006
     num_layers: Annotated[int, typer.Option(help="Layers.")] = 24,
     shape: Annotated[list[str], typer.Option(help="Rows x tokens at which latency is measured.")] = ["1x128"],  # noqa: B006
-    limit: Annotated[int, typer.Option(help="Measure the so many that come nearest.")] = 10,
+    limit: Annotated[int, typer.Option(help="How many layouts to measure, those nearest the budget first.")] = 10,
     json_file: JsonFile = None,
 ):
     """List the MobileBERTs (stages, widths, heads, FFNs) that a budget buys, and how fast they are."""
@@ -202,7 +204,7 @@ def inspect(
     output: Annotated[Path, typer.Option(help="Folder for the pictures; must not exist.")],
     text: Annotated[str | None, typer.Option(help="Draw what its tokens attend to.")] = None,
     task: Annotated[str | None, typer.Option(help="Draw embeddings and attention of a task's texts.")] = None,
-    rows: Annotated[int, typer.Option(help="So many of them.")] = 500,
+    rows: Annotated[int, typer.Option(help="Rows of the task to draw.")] = 500,
     layer: Annotated[int | None, typer.Option(help="Draw the heads of this layer, from 0; or all layers.")] = None,
     projection: Annotated[Literal["pca", "tsne"], typer.Option(help="Of embeddings to two dimensions.")] = "pca",
     max_length: MaxLength = 64,

@@ -119,17 +119,17 @@ class _NothingAfterTheEnd(TrainerCallback):
 class _Progress(ProgressCallback):
     """Says losses where the bar is: standard output is for results."""
 
-    def on_log(self, args, state, control, **kwargs):
+    def on_log(self, args, state, control, logs=None, **kwargs):
         with contextlib.redirect_stdout(sys.stderr):
-            super().on_log(args, state, control, **kwargs)
+            super().on_log(args, state, control, logs=logs, **kwargs)
 
 
 class _Printer(PrinterCallback):
     """The same without a bar."""
 
-    def on_log(self, args, state, control, **kwargs):
+    def on_log(self, args, state, control, logs=None, **kwargs):
         with contextlib.redirect_stdout(sys.stderr):
-            super().on_log(args, state, control, **kwargs)
+            super().on_log(args, state, control, logs=logs, **kwargs)
 
 
 class _SeededLengthGroupedSampler(LengthGroupedSampler):

@@ -30,7 +30,7 @@ NOBODY = """No model of this Space does this. Add one: set the variable `MODEL_I
 with commas between). It needs `{head}` in the `architectures` of its `config.json`."""
 NO_MODELS = "This Space has no models. Set the variable `MODEL_ID` to their folders or repositories, commas between."
 NO_LOSSES = """No model of this Space brings the losses of its training: they are in the `metrics.json` that `finetune`
-and `pretrain` of compactbert leave beside the weights."""
+and `transfer` of compactbert leave beside the weights."""
 # Of the zoo, what the texts below are for.
 FIRST = ("smbert-sst2", "smbert", "smbert-conll2003")
 REVIEW = "A warm, funny and moving film, if a little too long."
