@@ -16,7 +16,8 @@ note, alleged ones and threats among them: money laundering and what it follows 
 trafficking, cybercrime, forged goods and so on), violence outside of combat, terror, abuses by a state, sanctions and
 embargoes, and what police, courts and authorities do about such things. Combat, crime as a matter of politics or of
 statistics, suits about contracts, patents or competition alone, penalties of sport, fiction and flaws of software that
-nobody is said to use are not relevant.
+nobody is said to use are not relevant. The labels are those of one reader, an author of this project, who was shown
+neither what the list nor what a model says of a text, and read of the BBC's articles the first 650 to 900 characters.
 """
 
 import gzip
@@ -33,6 +34,7 @@ import numpy as np
 import pandas as pd
 import typer
 from datasets import Dataset
+from scipy.stats import beta
 from sklearn.metrics import roc_auc_score
 
 
@@ -261,6 +263,7 @@ def evaluate(data_dir: Annotated[Path, typer.Option()], model: Annotated[Path, t
         for place in places
     ]
     table = pd.DataFrame(rows)
+    table["kept"] = table["score"] > 1 - MIN_CONFIDENCE
     systems = {
         "first pass": (table["score"], 1 - MIN_CONFIDENCE),
         "first pass, kept from 0.5": (table["score"], 0.5),
@@ -269,7 +272,12 @@ def evaluate(data_dir: Annotated[Path, typer.Option()], model: Annotated[Path, t
     unlisted = table[~table["listed"]]
     measured = {
         "counts": {
-            stratum: {"read": len(part), "relevant": int(part["relevant"].sum())}
+            stratum: {
+                "read": len(part),
+                "relevant": int(part["relevant"].sum()),
+                "kept": int(part["kept"].sum()),
+                "relevant and kept": int((part["relevant"] & part["kept"]).sum()),
+            }
             for stratum, part in table.groupby("stratum", sort=False)
         },
         "all": {name: measure(table.assign(score=scores), limit) for name, (scores, limit) in systems.items()},
@@ -284,32 +292,34 @@ def evaluate(data_dir: Annotated[Path, typer.Option()], model: Annotated[Path, t
 
 
 def measure(table: pd.DataFrame, limit: float) -> dict[str, list[float]]:
-    """Each figure with its 95 % interval, of a bootstrap within strata."""
-    chance = np.random.default_rng(SEED)
-    parts = [part.to_numpy() for part in (table.index[table["stratum"] == name] for name in table["stratum"].unique())]
-    figures = [figures_of(table, limit)]
-    for _ in range(RESAMPLES):
-        drawn = np.concatenate([chance.choice(part, len(part)) for part in parts])
-        figures.append(figures_of(table.loc[drawn], limit))
-    first, *others = figures
-    return {
-        name: [value, *(float(bound) for bound in np.nanpercentile([other[name] for other in others], (2.5, 97.5)))]
-        for name, value in first.items()
-    }
-
-
-def figures_of(table: pd.DataFrame, limit: float) -> dict[str, float]:
-    """Of texts that count for as many as their weight says."""
+    """
+    What keeping the texts with a score above a limit is worth, each figure with its 95 % interval. A text counts for as
+    many as its weight says. The AUC's interval is a bootstrap's within strata; those of shares are Korn and Graubard's:
+    of texts that are all kept a bootstrap would say that no other could be lost.
+    """
     relevant, scores, weight = (table[name].to_numpy() for name in ("relevant", "score", "weight"))
     kept = scores > limit
-    if relevant.all() or not relevant.any():
-        return dict.fromkeys(("recall", "precision", "dropped", "auc"), float("nan"))
+    chance = np.random.default_rng(SEED)
+    parts = [np.flatnonzero(table["stratum"] == name) for name in table["stratum"].unique()]
+    drawn = (np.concatenate([chance.choice(part, len(part)) for part in parts]) for _ in range(RESAMPLES))
+    areas = [roc_auc_score(relevant[rows], scores[rows], sample_weight=weight[rows]) for rows in drawn]
     return {
-        "recall": float(np.average(kept[relevant], weights=weight[relevant])),
-        "precision": float(np.average(relevant[kept], weights=weight[kept])) if kept.any() else float("nan"),
-        "dropped": float(np.average(~kept[~relevant], weights=weight[~relevant])),
-        "auc": float(roc_auc_score(relevant, scores, sample_weight=weight)),
+        "recall": share(kept[relevant], weight[relevant]),
+        "precision": share(relevant[kept], weight[kept]),
+        "dropped": share(~kept[~relevant], weight[~relevant]),
+        "auc": [
+            float(roc_auc_score(relevant, scores, sample_weight=weight)),
+            *np.percentile(areas, (2.5, 97.5)).tolist(),
+        ],
     }
+
+
+def share(hits: np.ndarray, weight: np.ndarray) -> list[float]:
+    """A weighted share, and Clopper and Pearson's interval for as many texts as the weights leave in effect."""
+    value, texts = float(np.average(hits, weights=weight)), weight.sum() ** 2 / (weight**2).sum()
+    found = value * texts
+    low = float(beta.ppf(0.025, found, texts - found + 1)) if value > 0 else 0.0
+    return [value, low, float(beta.ppf(0.975, found + 1, texts - found)) if value < 1 else 1.0]
 
 
 def cell(figure: list[float], percent: bool = True) -> str:
@@ -325,9 +335,14 @@ def render(results: dict) -> str:
         for name, found in results["measured"][group].items():
             cells = [cell(found[figure], figure != "auc") for figure in ("recall", "precision", "dropped", "auc")]
             lines.append(f"| {title.format(name)} | {' | '.join(cells)} |")
-    lines += ["", "| words of the lists | texts | read | relevant |", "|---|---|---|---|"]
+    lines += [
+        "",
+        "| words of the lists | texts | read | kept | relevant | relevant and kept |",
+        "|---|---|---|---|---|---|",
+    ]
     for stratum, counts in results["measured"]["counts"].items():
-        lines.append(f"| {stratum} | {results['texts'][stratum]:,} | {counts['read']} | {counts['relevant']} |")
+        cells = [str(counts[name]) for name in ("read", "kept", "relevant", "relevant and kept")]
+        lines.append(f"| {stratum} | {results['texts'][stratum]:,} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

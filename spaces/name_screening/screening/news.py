@@ -81,19 +81,25 @@ def load_adapted(folder: Path) -> Any:
     """A classifier with the adapter of a folder merged in: its base is beside it, as in the zoo, or on the Hub."""
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
 
     name = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
     beside = folder.parent / Path(name).name
     # PEFT keeps no labels; `compactbert adapt` does.
     record = folder / "metrics.json"
     labels = json.loads(record.read_text())["base"]["config_fields"]["label2id"] if record.is_file() else {}
-    base = AutoModelForSequenceClassification.from_pretrained(
-        beside if beside.is_dir() else name,
-        trust_remote_code=beside.is_dir(),
-        # The base's head, perhaps of other labels, is replaced by the adapter's.
-        ignore_mismatched_sizes=True,
-        **({"label2id": labels, "id2label": {number: label for label, number in labels.items()}} if labels else {}),
-    )
+    verbosity = logging.get_verbosity()
+    # The base's head, perhaps of other labels, is replaced by the adapter's: nothing to warn of.
+    logging.set_verbosity_error()
+    try:
+        base = AutoModelForSequenceClassification.from_pretrained(
+            beside if beside.is_dir() else name,
+            trust_remote_code=beside.is_dir(),
+            ignore_mismatched_sizes=True,
+            **({"label2id": labels, "id2label": {number: label for label, number in labels.items()}} if labels else {}),
+        )
+    finally:
+        logging.set_verbosity(verbosity)
     return PeftModel.from_pretrained(base, folder).merge_and_unload()
 
 
