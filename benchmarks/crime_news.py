@@ -9,7 +9,7 @@
 `prepare` makes the task that `benchmarks/zoo.py` trains the zoo's adapter on. Its labels come from a list of words,
 so a model's scores on them say how well it has learned the list. `draw` takes texts that no model has learned from for
 a person to read; `keep` stores the labels with a hash of each text, in `benchmarks/crime_news.json`, and no text;
-`evaluate` measures the first pass of the Space on them, and the list beside it.
+`evaluate` measures the first pass of the Space on them, and lists of words beside it.
 
 Whoever reads calls a text relevant if a main point of it is a crime or breach that an analyst of adverse media would
 note, alleged ones and threats among them: money laundering and what it follows on (fraud, corruption, theft,
@@ -267,7 +267,8 @@ def evaluate(data_dir: Annotated[Path, typer.Option()], model: Annotated[Path, t
     systems = {
         "first pass": (table["score"], 1 - MIN_CONFIDENCE),
         "first pass, kept from 0.5": (table["score"], 0.5),
-        "the list": (table["listed"].astype(float), 0.5),
+        "words of crime": (table["listed"].astype(float), 0.5),
+        "words of crime or shared": (table["stratum"].map({"listed": 1.0, "unclear": 0.5, "neither": 0.0}), 0.25),
     }
     unlisted = table[~table["listed"]]
     measured = {
@@ -284,7 +285,7 @@ def evaluate(data_dir: Annotated[Path, typer.Option()], model: Annotated[Path, t
         "not listed": {
             name: measure(unlisted.assign(score=scores[unlisted.index]), limit)
             for name, (scores, limit) in systems.items()
-            if name != "the list"
+            if name != "words of crime"
         },
     }
     RESULTS.record(("measured",), measured)
