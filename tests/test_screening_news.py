@@ -1,5 +1,6 @@
 """The first pass over news: a text classifier that the environment names, or the zoo's, and what that has learned."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -66,13 +67,14 @@ def test_news_is_dropped_only_when_the_model_is_sure(tmp_path, minilm_tokenizer,
     assert verdict.relevant is relevant
     assert (verdict.score > 1 - MIN_CONFIDENCE) is relevant
     assert verdict.reason in ("He opened a garden.", "He was tried for fraud!", "It rained.")
-    assert verdict.model == f"{path}@local"
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    assert verdict.model == f"{tmp_path.name}@{hashlib.sha256(weights).hexdigest()[:12]}"
 
 
 def test_the_zoos_model_is_the_first_pass(monkeypatch):
     monkeypatch.delenv("SCREENING_NEWS_MODEL", raising=False)
     classifier = load_classifier()
-    assert "smbert-lora-crime-news" in classifier.version
+    assert re.fullmatch("smbert-lora-crime-news@[0-9a-f]{12}", classifier.version)
     crime = "The former minister was arrested on charges that he laundered bribes through a bank in Cyprus."
     garden = "The minister opened a botanical garden and planted a tree with the children of the village."
     verdict = classifier.judge(f"{garden} {crime}")

@@ -1,6 +1,7 @@
 """The first pass over news about politically exposed persons: does it concern crime or money laundering, and whom does
 it name?"""
 
+import hashlib
 import json
 import os
 import re
@@ -103,6 +104,16 @@ def load_adapted(folder: Path) -> Any:
     return PeftModel.from_pretrained(base, folder).merge_and_unload()
 
 
+def version_of(path: str, model: Any) -> str:
+    """What the log calls a model: the commit of its repository, or of a folder the name and a digest of its weights."""
+    if not Path(path).is_dir():
+        return f"{path}@{getattr(model.config, '_commit_hash', None)}"
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return f"{Path(path).resolve().name}@{digest.hexdigest()[:12]}"
+
+
 class NewsClassifier(Protocol):
     """Anything that judges news."""
 
@@ -123,7 +134,7 @@ class PipelineClassifier:
 
     def __init__(self, path: str):
         self.pipeline = load_pipeline("text-classification", path)
-        self.version = f"{path}@{getattr(self.pipeline.model.config, '_commit_hash', None) or 'local'}"
+        self.version = version_of(path, self.pipeline.model)
 
     def scores(self, texts: list[str]) -> list[float]:
         """Probability that each text is relevant."""
