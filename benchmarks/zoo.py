@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import crime_news
 import typer
 import yaml
 from datasets import Dataset
@@ -48,7 +49,7 @@ class Checkpoint(NamedTuple):
         recipe: Of `compress` with a `task`, of `transfer` without.
         task: What it is compressed on.
         reviews: Whether it is distilled on the sentences of IMDB's reviews before, in place of the recipe's texts.
-        teacher_epochs: Of fine-tuning, in place of the recipe's.
+        epochs: Of fine-tuning, in place of the recipe's or of an adapter's.
         max_steps: Of a transfer, in place of the recipe's.
         adapter_of: The checkpoint that a LoRA adapter is for, in place of all that.
     """
@@ -56,7 +57,7 @@ class Checkpoint(NamedTuple):
     recipe: str = RECIPE
     task: str | None = None
     reviews: bool = False
-    teacher_epochs: float | None = None
+    epochs: float | None = None
     max_steps: int | None = None
     adapter_of: str | None = None
 
@@ -64,17 +65,20 @@ class Checkpoint(NamedTuple):
 CHECKPOINTS = {
     "smbert": Checkpoint("smbert-minilm-mlm", max_steps=1900),
     # All of its rows, and sentences of its kind.
-    "smbert-sst2": Checkpoint(task="sst2", reviews=True, teacher_epochs=1),
+    "smbert-sst2": Checkpoint(task="sst2", reviews=True, epochs=1),
     "smbert-qqp": Checkpoint(task="qqp"),
     "smbert-mnli": Checkpoint(task="mnli"),
     "smbert-ag-news": Checkpoint(task="ag_news"),
     "smbert-conll2003": Checkpoint(task="conll2003"),
     "smbert-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert"),
     "smbert-qqp-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert-qqp"),
+    "smbert-lora-crime-news": Checkpoint(task="crime_news", adapter_of="smbert-ag-news", epochs=3),
     # What a crowded GPU did in four minutes.
     "mobilebert-md": Checkpoint("mobilebert-md-minilm-gpu", max_steps=300),
 }
 ADAPTER = {"method": "lora", "epochs": 6, "learning_rate": 1e-3}
+# Tasks that another script here makes of the data.
+PREPARED = {"crime_news": crime_news.prepare}
 # Of all that a transfer measures, what tells a language model's worth.
 PREDICTION = ("mlm_loss", "mlm_accuracy")
 # How language models are fine-tuned to tell their worth.
@@ -125,8 +129,12 @@ def make(
 
 def train(wanted: Checkpoint, made: Path, data_dir: Path, work_dir: Path) -> None:
     if wanted.adapter_of:
-        base = ROOT / "zoo" / wanted.adapter_of
-        compactbert.adapt(base, wanted.task, made, data_dir=data_dir, **ADAPTER)
+        base, settings = ROOT / "zoo" / wanted.adapter_of, ADAPTER | {"epochs": wanted.epochs or ADAPTER["epochs"]}
+        if wanted.task in PREPARED:
+            if not (work_dir / wanted.task).exists():
+                PREPARED[wanted.task](data_dir, work_dir / wanted.task)
+            data_dir = work_dir
+        compactbert.adapt(base, wanted.task, made, data_dir=data_dir, **settings)
     elif wanted.task is not None:
         compactbert.compress(
             "minilm", wanted.task, made, data_dir=data_dir, recipe=recipe_of(wanted, data_dir, work_dir)
@@ -164,8 +172,8 @@ def recipe_of(checkpoint: Checkpoint, data_dir: Path, work_dir: Path) -> str | M
     recipe["name"] = f"{checkpoint.recipe}, changed"
     for step in recipe["stages"]:
         ((kind, settings),) = step.items()
-        if kind == "finetune" and checkpoint.teacher_epochs:
-            settings["epochs"] = checkpoint.teacher_epochs
+        if kind == "finetune" and checkpoint.epochs:
+            settings["epochs"] = checkpoint.epochs
         if "texts" in settings and checkpoint.reviews:
             settings["texts"] = str(sentences_of(data_dir / "imdb_10k", work_dir / "imdb"))
             settings |= {"name": "distillation on sentences of IMDB's reviews", "text_rows": 100_000}

@@ -257,6 +257,8 @@ def _making(read: Folder, publication: Publication) -> list[str]:
     if read.task:
         on_hub = _dataset(read.task)
         lines.append(f"Data: `{read.task}`" + (f", {_link(on_hub[0], 'datasets/')}." if on_hub else "."))
+        if labels := task_facts(read.task).get("labels"):
+            lines.append(labels)
     if "samples" in record:
         lines.append(f"Text: {record['samples']['train']:,} samples.")
         lines.append(f"Training: {record['steps']:,} steps of {record['tokens_per_step']:,} tokens at most.")

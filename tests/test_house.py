@@ -163,7 +163,7 @@ def test_spaces_are_self_contained(space):
     imported_as = {"pillow": "PIL", "scikit-learn": "sklearn"}
     installed = {imported_as.get(name, name) for name in installed}
     # Only who names a model, or the engine, needs them.
-    optional = {"ray", "torch", "transformers"}
+    optional = {"peft", "ray", "torch", "transformers"}
     for path in space.rglob("*.py"):
         for level, module in imports_of(path):
             name = module.split(".")[0]

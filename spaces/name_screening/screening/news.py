@@ -1,6 +1,8 @@
 """The first pass over news about politically exposed persons: does it concern crime or money laundering, and whom does
 it name?"""
 
+import hashlib
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -10,12 +12,15 @@ from typing import Any, Protocol
 
 
 MODEL_VARIABLE, PERSON_VARIABLE = "SCREENING_NEWS_MODEL", "SCREENING_PERSON_MODEL"
-# In the folder `zoo` of a checkout that this Space lies in.
-PERSON_MODEL = "smbert-conll2003"
+# In the folder `zoo` of a checkout that this Space lies in, and what they need.
+NEWS_MODEL, PERSON_MODEL = "smbert-lora-crime-news", "smbert-conll2003"
+PACKAGES = ("torch", "transformers")
 PERSON_LABELS = frozenset({"per", "person"})
 MAX_NAME = 300
 # Below this confidence the model's "not relevant" is not followed.
 MIN_CONFIDENCE = 0.9
+# About as long as the texts that the zoo's model has learned from.
+PASSAGE_WORDS = 80
 RELEVANT_LABELS = frozenset({"1", "label_1", "relevant"})
 SENTENCES = re.compile(r"(?<=[.!?。！？])\s+|\n+")
 
@@ -35,13 +40,78 @@ def sentences_of(text: str) -> list[str]:
     return [sentence for sentence in SENTENCES.split(text.strip()) if sentence]
 
 
+def passages_of(text: str, max_words: int = PASSAGE_WORDS) -> list[str]:
+    """A text in passages of at most so many words, of whole sentences where they are not longer themselves."""
+    passages: list[str] = []
+    words: list[str] = []
+    for sentence in sentences_of(text):
+        new = sentence.split()
+        if words and len(words) + len(new) > max_words:
+            passages.append(" ".join(words))
+            words = []
+        words += new
+        while len(words) > max_words:
+            passages.append(" ".join(words[:max_words]))
+            words = words[max_words:]
+    return [*passages, " ".join(words)] if words else passages
+
+
+def find_model(variable: str, name: str, *packages: str) -> str:
+    """The model that a variable names, or one of the zoo beside this Space where these packages are there; or none."""
+    path = os.environ.get(variable, "")
+    if not path and all(map(find_spec, packages)):
+        zoos = (folder / "zoo" / name for folder in Path(__file__).resolve().parents)
+        path = next((str(folder) for folder in zoos if folder.is_dir()), "")
+    return path
+
+
 def load_pipeline(task: str, path: str, **options: Any) -> Any:
     """A pipeline of transformers; code that a model brings is run where the model is a folder here."""
     # Heavy, and not among what the Space installs: only who sets a model needs it.
     from transformers import pipeline
 
     make: Any = pipeline
-    return make(task, model=path, device=-1, trust_remote_code=Path(path).is_dir(), **options)
+    model: Any = path
+    if (Path(path) / "adapter_config.json").is_file():
+        model = load_adapted(Path(path))
+        options["tokenizer"] = path
+    return make(task, model=model, device=-1, trust_remote_code=Path(path).is_dir(), **options)
+
+
+def load_adapted(folder: Path) -> Any:
+    """A classifier with the adapter of a folder merged in: its base is beside it, as in the zoo, or on the Hub."""
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    name = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    beside = folder.parent / Path(name).name
+    # PEFT keeps no labels; `compactbert adapt` does.
+    record = folder / "metrics.json"
+    labels = json.loads(record.read_text())["base"]["config_fields"]["label2id"] if record.is_file() else {}
+    verbosity = logging.get_verbosity()
+    # The base's head, perhaps of other labels, is replaced by the adapter's: nothing to warn of.
+    logging.set_verbosity_error()
+    try:
+        base = AutoModelForSequenceClassification.from_pretrained(
+            beside if beside.is_dir() else name,
+            trust_remote_code=beside.is_dir(),
+            ignore_mismatched_sizes=True,
+            **({"label2id": labels, "id2label": {number: label for label, number in labels.items()}} if labels else {}),
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    return PeftModel.from_pretrained(base, folder).merge_and_unload()
+
+
+def version_of(path: str, model: Any) -> str:
+    """What the log calls a model: the commit of its repository, or of a folder the name and a digest of its weights."""
+    if not Path(path).is_dir():
+        return f"{path}@{getattr(model.config, '_commit_hash', None)}"
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return f"{Path(path).resolve().name}@{digest.hexdigest()[:12]}"
 
 
 class NewsClassifier(Protocol):
@@ -64,7 +134,7 @@ class PipelineClassifier:
 
     def __init__(self, path: str):
         self.pipeline = load_pipeline("text-classification", path)
-        self.version = f"{path}@{getattr(self.pipeline.model.config, '_commit_hash', None) or 'local'}"
+        self.version = version_of(path, self.pipeline.model)
 
     def scores(self, texts: list[str]) -> list[float]:
         """Probability that each text is relevant."""
@@ -81,13 +151,16 @@ class PipelineClassifier:
 
     def judge(self, text: str) -> Verdict:
         """
-        Judges one text; the reason is the sentence that speaks most for the verdict.
+        Judges one text by the most relevant of its passages, however long it is; the reason is the sentence that speaks
+        most for the verdict.
 
         Args:
             text (`str`): News about a person.
         """
-        sentences = sentences_of(text)
-        score, *by_sentence = self.scores([text, *sentences])
+        passages, sentences = passages_of(text) or [text], sentences_of(text)
+        scores = self.scores([*passages, *sentences])
+        by_sentence = scores[len(passages) :]
+        score = max(scores[: len(passages)])
         relevant = score > 1 - MIN_CONFIDENCE
         choose = max if relevant else min
         reason = choose(zip(by_sentence, sentences, strict=True), default=(score, text))[1]
@@ -138,16 +211,16 @@ def joined(text: str, pieces: list[dict[str, Any]]) -> list[tuple[int, int, floa
 
 def load_person_finder() -> PersonFinder | None:
     """The model that `SCREENING_PERSON_MODEL` names, or that of the zoo beside this Space; `None` without either."""
-    path = os.environ.get(PERSON_VARIABLE, "")
-    if not path and find_spec("transformers") and find_spec("torch"):
-        zoos = (folder / "zoo" / PERSON_MODEL for folder in Path(__file__).resolve().parents)
-        path = next((str(folder) for folder in zoos if folder.is_dir()), "")
+    path = find_model(PERSON_VARIABLE, PERSON_MODEL, *PACKAGES)
     return PersonFinder(path) if path else None
 
 
 def load_classifier() -> NewsClassifier | None:
-    """The model that `SCREENING_NEWS_MODEL` names; `None` where it names none: then every entry is kept."""
-    path = os.environ.get(MODEL_VARIABLE, "")
+    """
+    The model that `SCREENING_NEWS_MODEL` names, or that of the zoo beside this Space; `None` without either: then every
+    entry is kept.
+    """
+    path = find_model(MODEL_VARIABLE, NEWS_MODEL, *PACKAGES, "peft")
     return PipelineClassifier(path) if path else None
 
 
