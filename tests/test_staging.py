@@ -17,7 +17,16 @@ from transformers import AutoModelForSequenceClassification
 
 import compactbert
 from compactbert.cards import Folder, Publication, evaluation_results, render_card
-from compactbert.hub import catalogue_rows, check_contents, find_entry, kind_of, pull, read_catalogue, stage
+from compactbert.hub import (
+    catalogue_rows,
+    check_contents,
+    find_entry,
+    kind_of,
+    pull,
+    read_catalogue,
+    run_without_packages,
+    stage,
+)
 from compactbert.inference import load_for_inference
 from compactbert.provenance import command_line, public_settings
 
@@ -260,6 +269,21 @@ def test_an_adapter_names_a_base_that_others_can_reach(folders, staged_adapter, 
     assert compactbert.predict(folders / "adapter", ["film is good"])
 
 
+def test_an_adapter_may_have_other_labels_than_its_base(folders, minilm_tokenizer, tmp_path):
+    sizes = {"vocab_size": len(minilm_tokenizer), "max_position_embeddings": 64, "num_labels": 3}
+    build("smbert-uneven", "ForSequenceClassification", **sizes).save_pretrained(tmp_path / "three")
+    minilm_tokenizer.save_pretrained(tmp_path / "three")
+    compactbert.adapt(tmp_path / "three", str(folders / "reviews.csv"), tmp_path / "two", options={"r": 2}, **TRAIN)
+    result = stage(tmp_path / "two", tmp_path / "out", "acme/two", base_model="acme/three", **GIVEN)
+    assert result["difference"] <= 1e-5
+    # As its reader does.
+    card = (tmp_path / "out" / "README.md").read_text()
+    block = next(block for block in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "peft" in block)
+    for name, folder in (("acme/three", tmp_path / "three"), ("acme/two", tmp_path / "out")):
+        block = block.replace(name, str(folder))
+    assert run_without_packages(f"{block}print(model.get_base_model().num_labels)").split()[-1] == "2"
+
+
 def test_a_space_gets_its_models(tmp_path):
     space = tmp_path / "space"
     (space / "__pycache__").mkdir(parents=True)
@@ -352,3 +376,28 @@ def test_the_zoo_is_what_the_catalogue_says(tmp_path):
     assert all(len(row) == len(header) for row in rows)
     with pytest.raises(ValueError, match="The zoo has no 'nothing'"):
         find_entry("nothing")
+
+
+@pytest.mark.parametrize("name", [entry["name"] for entry in read_catalogue() if "adapter_of" in entry])
+def test_adapters_of_the_zoo_fit_their_bases_there(name, tmp_path):
+    base = ROOT / "zoo" / find_entry(find_entry(name)["adapter_of"])["name"]
+    shutil.copytree(ROOT / "zoo" / name, tmp_path / name)
+    head = Folder.read(tmp_path / name).head
+    config = json.loads((tmp_path / name / "adapter_config.json").read_text())
+    (tmp_path / name / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(base)}))
+    # Refuses other weights than those it was trained on.
+    adapted, tokenizer = load_for_inference(tmp_path / name, head)
+    batch = tokenizer("Profit grew.", "The profit was lower.", return_tensors="pt")
+    with torch.no_grad():
+        found = adapted(**batch).logits
+        with adapted.disable_adapter():
+            without = adapted(**batch).logits
+    assert not torch.allclose(found, without)
+
+
+def test_the_zoo_carries_the_code_that_is_tested():
+    originals = {path.name: path.read_text() for path in ROOT.glob("modeling_*/*.py")}
+    copies = sorted(ROOT.glob("zoo/*/*.py"))
+    assert copies
+    for path in copies:
+        assert path.read_text() == originals[path.name], path

@@ -48,7 +48,9 @@ auto_class = getattr(transformers, "AutoModel" + head)
 if base:
     from peft import PeftModel
 
-    model = auto_class.from_pretrained(base, num_labels=int(labels), trust_remote_code=True)
+    # The head is the adapter's, for labels of its own.
+    options = {"num_labels": int(labels), "ignore_mismatched_sizes": True}
+    model = auto_class.from_pretrained(base, trust_remote_code=True, **options)
     model = PeftModel.from_pretrained(model, folder)
 else:
     model = auto_class.from_pretrained(folder, trust_remote_code=True)
