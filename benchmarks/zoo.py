@@ -81,7 +81,6 @@ CHECKPOINTS = {
     "smbert-conll2003": Checkpoint(task="conll2003"),
     "smbert-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert"),
     "smbert-qqp-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert-qqp"),
-    "smbert-qqp-lora-paws-x": Checkpoint(task="paws-x/en", adapter_of="smbert-qqp"),
     "smbert-mnli-lora-rte": Checkpoint(task="rte", adapter_of="smbert-mnli"),
     # What a crowded GPU did in four minutes.
     "mobilebert-md": Checkpoint("mobilebert-md-minilm-gpu", max_steps=300),
