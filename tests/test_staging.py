@@ -380,14 +380,10 @@ def test_the_zoo_is_what_the_catalogue_says(tmp_path):
 
 
 @pytest.mark.parametrize("name", [entry["name"] for entry in read_catalogue() if "adapter_of" in entry])
-def test_adapters_of_the_zoo_fit_their_bases_there(name, tmp_path):
-    base = ROOT / "zoo" / find_entry(find_entry(name)["adapter_of"])["name"]
-    shutil.copytree(ROOT / "zoo" / name, tmp_path / name)
-    head = Folder.read(tmp_path / name).head
-    config = json.loads((tmp_path / name / "adapter_config.json").read_text())
-    (tmp_path / name / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(base)}))
-    # Refuses other weights than those it was trained on.
-    adapted, tokenizer = load_for_inference(tmp_path / name, head)
+def test_adapters_of_the_zoo_fit_their_bases_there(name):
+    # Their bases are not on the Hub yet; they lie beside them. Other weights than those are refused.
+    folder = ROOT / "zoo" / name
+    adapted, tokenizer = load_for_inference(folder, Folder.read(folder).head)
     batch = tokenizer("Profit grew.", "The profit was lower.", return_tensors="pt")
     with torch.no_grad():
         found = adapted(**batch).logits
