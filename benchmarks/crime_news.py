@@ -8,7 +8,7 @@
 
 `prepare` makes the task that `benchmarks/zoo.py` trains the zoo's adapter on. Its labels come from a list of words,
 so a model's scores on them say how well it has learned the list. `draw` takes texts that no model has learned from for
-a person to read; `keep` stores the labels with a hash of each text, in `benchmarks/crime_news.json`, and no text;
+somebody to read; `keep` stores the labels with a hash of each text, in `benchmarks/crime_news.json`, and no text;
 `evaluate` measures the first pass of the Space on them, and lists of words beside it.
 
 Whoever reads calls a text relevant if a main point of it is a crime or breach that an analyst of adverse media would
@@ -16,8 +16,9 @@ note, alleged ones and threats among them: money laundering and what it follows 
 trafficking, cybercrime, forged goods and so on), violence outside of combat, terror, abuses by a state, sanctions and
 embargoes, and what police, courts and authorities do about such things. Combat, crime as a matter of politics or of
 statistics, suits about contracts, patents or competition alone, penalties of sport, fiction and flaws of software that
-nobody is said to use are not relevant. The labels are those of one reader, an author of this project, who was shown
-neither what the list nor what a model says of a text, and read of the BBC's articles the first 650 to 900 characters.
+nobody is said to use are not relevant. The labels are those of one reader, a language model that wrote this script too;
+it was shown neither what the list nor what a model says of a text, and read of the BBC's articles the first 650 to 900
+characters.
 """
 
 import gzip
@@ -208,7 +209,7 @@ def draw(
     data_dir: Annotated[Path, typer.Option()],
     output: Annotated[Path, typer.Option(help="The texts to read, in jsonl, without what the list says of them.")],
 ):
-    """Draw the texts for a person to read: some uniformly, some from each stratum of the lists; no model chooses."""
+    """Draw the texts for somebody to read: some uniformly, some from each stratum of the lists; no model chooses."""
     if RESULTS.found("read"):
         raise ValueError("A sample is drawn: remove `read` and `relevant` from the results to draw another one.")
     texts, chance = texts_to_read(data_dir), random.Random(SEED)
@@ -229,7 +230,7 @@ def draw(
 
 @app.command()
 def keep(data_dir: Annotated[Path, typer.Option()], labels: Annotated[Path, typer.Option()]):
-    """Store what a person says of the texts: a jsonl file with `place` and `relevant`."""
+    """Store what a reader says of the texts: a jsonl file with `place` and `relevant`."""
     said = {row["place"]: row["relevant"] for row in map(json.loads, labels.read_text().splitlines())}
     if missing := {place for places in RESULTS.found("read").values() for place in places} - said.keys():
         raise ValueError(f"{labels} lacks {len(missing)} texts, such as {min(missing)!r}.")

@@ -92,6 +92,9 @@ def test_without_a_model_there_is_no_first_pass(monkeypatch):
     monkeypatch.delenv("SCREENING_NEWS_MODEL", raising=False)
     monkeypatch.setattr("screening.news.find_spec", lambda name: None if name == "peft" else name)
     assert load_classifier() is None
+    monkeypatch.undo()
+    monkeypatch.setenv("SCREENING_NEWS_MODEL", "")
+    assert load_classifier() is None
 
 
 def test_an_adapter_is_read_with_its_base(tmp_path, minilm_tokenizer):

@@ -46,7 +46,7 @@ NEWS = (
 )
 FIRST_PASS = """Whether a text concerns crime or money laundering is judged by the model named under **In force**: in a
 checkout of the project `smbert-lora-crime-news`, whose training labels came from a list of words, not from persons. A
-probability of at most 0.1 means irrelevant. By one person's labels of 300 texts that is what it says of 0.0% of the
+probability of at most 0.1 means irrelevant. By a reader's labels of 300 texts that is what it says of 0.0% of the
 relevant ones and of 65.7% of the others (README, First pass over news).
 """
 INTRODUCTION = """# Name screening

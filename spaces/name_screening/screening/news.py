@@ -57,9 +57,10 @@ def passages_of(text: str, max_words: int = PASSAGE_WORDS) -> list[str]:
 
 
 def find_model(variable: str, name: str, *packages: str) -> str:
-    """The model that a variable names, or one of the zoo beside this Space where these packages are there; or none."""
+    """The model that a variable names, none where it is empty; where it is not set, one of the zoo beside this Space,
+    if these packages are there; or none."""
     path = os.environ.get(variable, "")
-    if not path and all(map(find_spec, packages)):
+    if variable not in os.environ and all(map(find_spec, packages)):
         zoos = (folder / "zoo" / name for folder in Path(__file__).resolve().parents)
         path = next((str(folder) for folder in zoos if folder.is_dir()), "")
     return path
