@@ -18,6 +18,8 @@ embargoes, and what police, courts and authorities do about such things. Combat,
 statistics, suits about contracts, patents or competition alone, penalties of sport, fiction and flaws of software that
 nobody is said to use are not relevant. The labels are those of one reader, an author of this project, who was shown
 neither what the list nor what a model says of a text, and read of the BBC's articles the first 650 to 900 characters.
+That reader also wrote the list, and last changed how the rows to learn from are chosen after reading, before a model
+was measured on what was read.
 """
 
 import gzip
