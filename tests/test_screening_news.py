@@ -211,6 +211,10 @@ def test_the_page_says_how_good_the_first_pass_is(crime_news):
     assert f"it says of {1 - measured['recall'][0]:.1%} of the relevant ones" in said
     assert f"and of {measured['dropped'][0]:.1%} of the others" in said
     assert f"at most {1 - MIN_CONFIDENCE:.1f} means irrelevant" in said
+    counts = crime_news.RESULTS.found("measured", "counts").values()
+    assert all(stratum["relevant and kept"] == stratum["relevant"] for stratum in counts)
+    readme = (ROOT / "spaces" / "name_screening" / "README.md").read_text()
+    assert f"drops none of the {sum(stratum['relevant'] for stratum in counts)} relevant texts" in readme
 
 
 @pytest.mark.skipif("COMPACTBERT_DATA" not in os.environ, reason="needs the news under COMPACTBERT_DATA")
