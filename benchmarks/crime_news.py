@@ -17,9 +17,9 @@ trafficking, cybercrime, forged goods and so on), violence outside of combat, te
 embargoes, and what police, courts and authorities do about such things. Combat, crime as a matter of politics or of
 statistics, suits about contracts, patents or competition alone, penalties of sport, fiction and flaws of software that
 nobody is said to use are not relevant. The labels are those of one reader, a language model that wrote this script and
-the list of words too. It was shown neither what the list nor what a model says of a text, read of the BBC's articles the
-first 650 to 900 characters, and last changed how the rows to learn from are chosen after reading, before a model was
-measured on what was read.
+the list of words too. It was shown neither what the list nor what a model says of a text, read of the BBC's articles
+the first 650 to 900 characters, and last changed how the rows to learn from are chosen after reading, before a model
+was measured on what was read.
 """
 
 import gzip
