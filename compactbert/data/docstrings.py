@@ -4,6 +4,7 @@ it belongs to. Real text that every machine with Python has, read from the sourc
 import ast
 import hashlib
 import sysconfig
+from functools import cache
 from pathlib import Path
 
 
@@ -36,6 +37,8 @@ AREA_NAMES = list(AREAS)
 MIN_WORDS = 4
 
 
+# Reading the library takes seconds, and every stage of a job loads its task.
+@cache
 def read_docstrings() -> dict[str, dict[str, list]]:
     """
     Paragraphs and areas of the running Python, as columns: `{"train": {"text": [...], "label": [...]}, "validation":
