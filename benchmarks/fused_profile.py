@@ -9,7 +9,6 @@ do where a model is not alone in its process.
 """
 
 import json
-import shutil
 import statistics
 import tempfile
 import time
@@ -57,24 +56,24 @@ def run():
     config = load_preset(PRESET)
     eager = MobileBertMdModel(config, add_pooling_layer=False).eval()
     eager.set_attn_implementation("eager")
-    folder = Path(tempfile.mkdtemp())
-    export_onnx(eager, None, folder, int8=["dynamic"])
-    models = {"eager": eager, "fused": fuse(eager)}
-    models |= {runtime: OnnxClassifier(folder, config, runtime) for runtime in ("onnx", "onnx-int8")}
-    weights = 4 * sum(p.numel() for p in eager.encoder.parameters())
-    for shape in SHAPES:
-        rows, tokens = parse_shape(shape)
-        ids = torch.randint(config.vocab_size, (rows, tokens))
-        for way, model in models.items():
-            found: dict[str, Any] = {}
-            if way == "onnx-int8":
-                found["shares"] = onnx_shares(folder / FILES[way], ids)
-            elif way != "onnx":
-                found = profiled(model, ids)
-            found["ms"] = 1000 * seconds_of(lambda m=model, ids=ids: m(input_ids=ids), before=ballast.sum)
-            found["macs"], found["weights"] = count_macs(config, rows, tokens), weights
-            RESULTS.record(("passes", shape, way), found)
-    shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "exported"
+        export_onnx(eager, None, folder, int8=["dynamic"])
+        models = {"eager": eager, "fused": fuse(eager)}
+        models |= {runtime: OnnxClassifier(folder, config, runtime) for runtime in ("onnx", "onnx-int8")}
+        weights = 4 * sum(p.numel() for p in eager.encoder.parameters())
+        for shape in SHAPES:
+            rows, tokens = parse_shape(shape)
+            ids = torch.randint(config.vocab_size, (rows, tokens))
+            for way, model in models.items():
+                found: dict[str, Any] = {}
+                if way == "onnx-int8":
+                    found["shares"] = onnx_shares(folder / FILES[way], ids)
+                elif way != "onnx":
+                    found = profiled(model, ids)
+                found["ms"] = 1000 * seconds_of(lambda m=model, ids=ids: m(input_ids=ids), before=ballast.sum)
+                found["macs"], found["weights"] = count_macs(config, rows, tokens), weights
+                RESULTS.record(("passes", shape, way), found)
     show()
 
 

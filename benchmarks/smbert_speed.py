@@ -28,13 +28,17 @@ def run(threads: Annotated[int, typer.Option()] = 2):
     show()
 
 
+def rows_of(results: dict[str, Any], shape: str) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in results[shape]["rows"]}
+
+
 def ratios(results: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
     """How many times as fast, by runtime and shape: median, and quartile against opposite quartile."""
     found: dict[str, dict[str, dict[str, float]]] = {runtime: {} for runtime in RUNTIMES}
     for shape in SHAPES:
-        rows = {row["name"]: row["latency"][shape] for row in results[shape]["rows"]}
+        rows = rows_of(results, shape)
         for runtime, by_shape in found.items():
-            bert, small = rows[f"{BERT}, {runtime}"], rows[f"{SMALL}, {runtime}"]
+            bert, small = (rows[f"{name}, {runtime}"]["latency"][shape] for name in (BERT, SMALL))
             by_shape[shape] = {
                 "median": bert["median_ms"] / small["median_ms"],
                 "low": bert["low_ms"] / small["high_ms"],
@@ -49,15 +53,14 @@ def render(results: dict[str, Any]) -> str:
     for runtime, by_shape in ratios(results).items():
         cells = []
         for shape, ratio in by_shape.items():
-            rows = {row["name"]: row["of_peak"][shape] for row in results[shape]["rows"]}
-            shares = [f"{rows[f'{name}, {runtime}']:.0%}" for name in (BERT, SMALL)]
+            rows = rows_of(results, shape)
+            shares = [f"{rows[f'{name}, {runtime}']['of_peak'][shape]:.0%}" for name in (BERT, SMALL)]
             cells.append(f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f}), {' and '.join(shares)}")
         lines.append(f"| {runtime} | {' | '.join(cells)} |")
-    work = [
-        f"{rows[f'{BERT}, eager']['macs'][shape] / rows[f'{SMALL}, eager']['macs'][shape]:.2f}"
-        for shape in SHAPES
-        for rows in [{row["name"]: row for row in results[shape]["rows"]}]
-    ]
+    work = []
+    for shape in SHAPES:
+        bert, small = (rows_of(results, shape)[f"{name}, eager"]["macs"][shape] for name in (BERT, SMALL))
+        work.append(f"{bert / small:.2f}")
     return "\n".join([*lines, f"| multiply-accumulates | {' | '.join(work)} |"])
 
 

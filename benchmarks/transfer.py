@@ -27,6 +27,7 @@ import typer
 from results import Results
 from transformers import PreTrainedModel
 
+from compactbert.benchmark import peak_mb
 from compactbert.convert import load_pretrained
 from compactbert.data import Corpus, PretrainingCollator, build_corpus
 from compactbert.recipes import load_transfer_recipe
@@ -194,24 +195,16 @@ def memory(work_dir: Annotated[Path, typer.Option()], rounds: int = 3):
     for _ in range(rounds):
         for way, values in found.items():
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                values.append(pool.submit(peak_mb, work_dir, way).result())
+                values.append(pool.submit(memory_of, work_dir, way).result())
     RESULTS.record(("memory",), found)
     show()
 
 
-def peak_mb(work_dir: Path, way: str) -> float:
-    """What the process has more at most, with models, gradients and the optimizer's state, than before them."""
+def memory_of(work_dir: Path, way: str) -> float | None:
+    """What a process has more at most, with models, gradients and the optimizer's state, than before them."""
     torch.set_num_threads(1)
     made = Steps(work_dir, 2)
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-    def kb(field: str) -> int:
-        return int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith(field)))
-
-    reset.write_text("5")
-    before = kb("VmRSS")
-    made.run(made.of(way))
-    return (kb("VmHWM") - before) / 1024
+    return peak_mb(lambda: made.run(made.of(way)))
 
 
 def render(results: dict) -> str:

@@ -5,7 +5,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -312,15 +312,20 @@ def _ratio(baseline: Mapping[str, float], times: Mapping[str, float]) -> dict[st
 
 @torch.inference_mode()
 def _working_mb(model: PreTrainedModel | OnnxClassifier, rows: int, tokens: int) -> float | None:
-    """How much the process grows in a pass; `None` where the system does not tell."""
+    ids = torch.ones(rows, tokens, dtype=torch.long)
+    return peak_mb(lambda: model(input_ids=ids))
+
+
+def peak_mb(work: Callable[[], Any]) -> float | None:
+    """How much the process grows at most while something is done; `None` where the system does not tell."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     try:
         reset.write_text("5")
         before = _status_kb(status, "VmRSS")
-        model(input_ids=torch.ones(rows, tokens, dtype=torch.long))
-        return round(max(0, _status_kb(status, "VmHWM") - before) / 1024, 1)
     except (OSError, StopIteration):
         return None
+    work()
+    return round(max(0, _status_kb(status, "VmHWM") - before) / 1024, 1)
 
 
 def _status_kb(status: Path, field: str) -> int:

@@ -105,10 +105,10 @@ def load_adapter(
     base_name = config["base_model_name_or_path"]
     if recorded.get("name") == "minilm" and base_name == MINILM_ON_HUB:
         base_name = "minilm"
-    # As in the zoo, a base of the Hub may lie beside the adapter; whether it is that one is checked below.
-    beside = folder.parent / Path(base_name).name
-    if not Path(base_name).exists() and (beside / "config.json").is_file():
-        base_name = str(beside)
+    elif not Path(base_name).exists():
+        # As in the zoo, a base of the Hub may lie beside the adapter; whether it is that one is checked below.
+        beside = folder.parent / Path(base_name).name
+        base_name = str(beside) if (beside / "config.json").is_file() else base_name
     if ADAPTER_HEADS[config["task_type"]] != head:
         raise ValueError(f"The adapter {str(model)!r} is for the task {config['task_type']}, not for {head}.")
     verbosity = logging.get_verbosity()

@@ -21,8 +21,6 @@ from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PrinterCallback,
-    ProgressCallback,
     Trainer,
     TrainerCallback,
     set_seed,
@@ -75,9 +73,6 @@ class ResumableTrainer(Trainer):
         self._steps = 0.0
         super().__init__(*args, **kwargs)
         self.add_callback(_NothingAfterTheEnd())
-        for theirs, ours in ((ProgressCallback, _Progress), (PrinterCallback, _Printer)):
-            if self.pop_callback(theirs) is not None:
-                self.add_callback(ours)
 
     def keep_parts(self, parts: Mapping[str, torch.Tensor]) -> None:
         """Keeps the parts of a batch's loss for the log."""
@@ -88,7 +83,8 @@ class ResumableTrainer(Trainer):
             self._parts[name].append(share * value.detach())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the Trainer's, with the mean of every part since the last time, over all processes."""
+        """As the Trainer's, with the mean of every part since the last time, over all processes; and said on standard
+        error, as standard output is for results."""
         if "loss" in logs:
             sums = {f"{name}_loss": torch.stack(values).sum().item() for name, values in self._parts.items()}
             everyone = gather_object([sums])
@@ -97,7 +93,8 @@ class ResumableTrainer(Trainer):
                     logs[name] = logs.get(name, 0.0) + value / self._steps / len(everyone)
             self._parts.clear()
             self._steps = 0.0
-        super().log(logs, start_time)
+        with contextlib.redirect_stdout(sys.stderr):
+            super().log(logs, start_time)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         sampler = super()._get_train_sampler(train_dataset)
@@ -114,22 +111,6 @@ class _NothingAfterTheEnd(TrainerCallback):
         if state.global_step >= args.max_steps > 0:
             for group in optimizer.param_groups:
                 group["lr"] = 0.0
-
-
-class _Progress(ProgressCallback):
-    """Says losses where the bar is: standard output is for results."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        with contextlib.redirect_stdout(sys.stderr):
-            super().on_log(args, state, control, logs=logs, **kwargs)
-
-
-class _Printer(PrinterCallback):
-    """The same without a bar."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        with contextlib.redirect_stdout(sys.stderr):
-            super().on_log(args, state, control, logs=logs, **kwargs)
 
 
 class _SeededLengthGroupedSampler(LengthGroupedSampler):
