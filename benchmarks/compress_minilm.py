@@ -1,11 +1,13 @@
 """SmBERT from fine-tuned MiniLM-L6 (6 to 3 layers, 12 to 8 heads, FFN 1536 to 1024) and its baselines, all with the
 same final shape, seeds and number of training steps, on five tasks: `benchmarks/compress_minilm.json`.
 
-    python benchmarks/compress_minilm.py run --data-dir DATA --work-dir WORK [--processes 1] [--task mrpc] [--seed 1]
+    python benchmarks/compress_minilm.py run --data-dir DATA --work-dir WORK --teacher 1 [--processes 1] [--task mrpc]
     python benchmarks/compress_minilm.py show
 
 `run` makes what is missing and may be killed and called again. It searches the learning rate of every baseline first.
-Our method is `configs/recipes/smbert-minilm.yaml`; the baselines and the other sizes of ours are below.
+Our method is `configs/recipes/smbert-minilm.yaml`; the baselines and the other sizes are below. `--teacher` is the
+name of a set of teachers, which is trained where it is not there yet; all methods are compared under the same one, with
+the same seeds. The sets are trained alike, yet on a GPU no two trainings end alike.
 """
 
 import json
@@ -44,7 +46,7 @@ TASKS = {
     "rte": {"teacher": [("mnli", 1, 1e-4), ("rte", 4, 5e-5)], "steps": 234, "seeds": FIVE},
     "sst2": {"teacher": [("sst2", 2, 5e-5)], "steps": 1875, "seeds": THREE},
     "qqp": {"teacher": [("qqp", 3, 1e-4)], "steps": 939, "seeds": THREE},
-    "paws-x/en": {"teacher": [("paws-x/en", 3, 1e-4), ("paws-x/en", 4, 1.5e-4)], "steps": 1125, "seeds": THREE},
+    "paws-x/en": {"teacher": [("paws-x/en", 3, 1e-4), ("paws-x/en", 6, 1.5e-4)], "steps": 1125, "seeds": THREE},
 }
 ROWS = {
     "sst2": {"max_train_rows": 20_000},
@@ -57,6 +59,8 @@ FINETUNE = {"finetune": {"epochs": 1}}
 LOGITS = {"kd_loss_weight": 1.0, "hard_label_weight": 0.0, "cosine_weight": 0.0}
 # Other sizes than our third, as shares of the weights in the encoder's matrices, and their seeds.
 SIZES = {"1/6": (1 / 6, THREE), "1/2": (1 / 2, (1,)), "1/10": (1 / 10, (1,)), "1/20": (1 / 20, (1,))}
+# Our recipe on other layers than every other one, and the seeds.
+LAYERS = {"first three layers": ([0, 1, 2], THREE)}
 # So many tokens make the whole model, embeddings included, at most 35 % of the teacher.
 SMALL_VOCABULARY = f"{OURS}, 10,500 tokens"
 # Epochs are shares of the steps. The learning rate is the best of these on one task, for each baseline.
@@ -77,6 +81,7 @@ app = typer.Typer()
 class Cell(NamedTuple):
     """One figure of the table, or of the search for a baseline's learning rate."""
 
+    teacher: str
     task: str
     method: str
     seed: int
@@ -85,12 +90,16 @@ class Cell(NamedTuple):
     @property
     def place(self) -> tuple[str, ...]:
         if self.learning_rate is None:
-            return "runs", self.task, self.method, str(self.seed)
-        return "search", self.method, str(self.learning_rate), str(self.seed)
+            return self.teacher, "runs", self.task, self.method, str(self.seed)
+        return self.teacher, "search", self.method, str(self.learning_rate), str(self.seed)
+
+    @property
+    def small_vocabulary(self) -> tuple[str, ...]:
+        return self.teacher, "runs", self.task, SMALL_VOCABULARY, str(self.seed)
 
     @property
     def folder(self) -> str:
-        words = [self.method, *self.place[2:]] if self.learning_rate else [self.method, str(self.seed)]
+        words = [self.method, *self.place[3:]] if self.learning_rate else [self.method, str(self.seed)]
         return "-".join(words).replace(" ", "-").replace(",", "").replace("/", "_")
 
 
@@ -103,29 +112,34 @@ def methods() -> dict:
     for name, (share, _) in SIZES.items():
         cut = replace(ours[0], settings={"every": 2, "parameters": share})
         sizes[f"{OURS}, {name} of the encoder"] = (cut, *ours[1:])
+    for name, (layers, _) in LAYERS.items():
+        settings = {key: value for key, value in ours[0].settings.items() if key != "every"}
+        sizes[f"{OURS}, {name}"] = (replace(ours[0], settings=settings | {"layers": layers}), *ours[1:])
     return {OURS: ours, **recipe.baselines, **sizes}
 
 
 def seeds_of(method: str, task: str) -> tuple[int, ...]:
     sizes = {f"{OURS}, {name} of the encoder": seeds for name, (_, seeds) in SIZES.items()}
+    sizes |= {f"{OURS}, {name}": seeds for name, (_, seeds) in LAYERS.items()}
     return sizes.get(method, TASKS[task]["seeds"])
 
 
-def run_teacher(task: str, data_dir: Path, work_dir: Path) -> Path:
+def run_teacher(name: str, task: str, data_dir: Path, work_dir: Path) -> Path:
     folder = work_dir / task.replace("/", "-") / "teacher"
     model: str | Path = "minilm"
     with locked(folder.with_suffix(".lock")):
-        for number, (name, epochs, learning_rate) in enumerate(TASKS[task]["teacher"], start=1):
+        for number, (key, epochs, learning_rate) in enumerate(TASKS[task]["teacher"], start=1):
             output = folder / str(number)
             if not output.exists():
-                options = {"epochs": epochs, "learning_rate": learning_rate, **ROWS.get(name, {})}
-                compactbert.finetune(model, name, output, data_dir=data_dir, seed=TEACHER_SEED, **options)
+                options = {"epochs": epochs, "learning_rate": learning_rate, **ROWS.get(key, {})}
+                compactbert.finetune(model, key, output, data_dir=data_dir, seed=TEACHER_SEED, **options)
             model = output
-        if not RESULTS.found("teachers", task):
+        if not RESULTS.found(name, "teachers", task):
             report = json.loads((Path(model) / "metrics.json").read_text())
             loaded, _ = load_pretrained(model, "ForSequenceClassification")
-            kept = {key: report[key] for key in ("metrics", "rows", "steps")}
-            RESULTS.record(("teachers", task), kept | {"parameters": count_parameters(loaded)})
+            kept = {field: report[field] for field in ("metrics", "rows", "steps")}
+            RESULTS.record((name, "teachers", task), kept | {"parameters": count_parameters(loaded)})
+            RESULTS.record((name, "environment"), environment())
     return Path(model)
 
 
@@ -143,20 +157,21 @@ def steps_of(stages: list, task: str) -> list[int]:
 
 def run_cell(cell: Cell, data_dir: Path, work_dir: Path) -> None:
     task, method = cell.task, cell.method
-    teacher = run_teacher(task, data_dir, work_dir)
+    work_dir = work_dir / f"teacher-{cell.teacher}"
+    teacher = run_teacher(cell.teacher, task, data_dir, work_dir)
     rate = cell.learning_rate or best_rate(method)
     if (
         not cell.learning_rate
         and task == SEARCH_TASK
-        and (known := RESULTS.found("search", method, str(rate), str(cell.seed)))
+        and (known := RESULTS.found(cell.teacher, "search", method, str(rate), str(cell.seed)))
     ):
         RESULTS.record(cell.place, known)
         return
     if not RESULTS.found(*cell.place):
         folder = work_dir / task.replace("/", "-") / cell.folder
         RESULTS.record(cell.place, run_stages(cell, rate, teacher, folder, data_dir))
-    if method == OURS and not RESULTS.found("runs", task, SMALL_VOCABULARY, str(cell.seed)):
-        run_small_vocabulary(task, cell.seed, data_dir, work_dir)
+    if method == OURS and not RESULTS.found(*cell.small_vocabulary):
+        run_small_vocabulary(cell, data_dir, work_dir)
 
 
 def run_stages(cell: Cell, rate: float | None, teacher: Path, folder: Path, data_dir: Path) -> dict[str, Any]:
@@ -197,16 +212,16 @@ def run_stages(cell: Cell, rate: float | None, teacher: Path, folder: Path, data
     }
 
 
-def run_small_vocabulary(task: str, seed: int, data_dir: Path, work_dir: Path) -> None:
+def run_small_vocabulary(cell: Cell, data_dir: Path, work_dir: Path) -> None:
     """Our result with its vocabulary pruned, without training."""
-    model = next((work_dir / task.replace("/", "-") / f"{OURS}-{seed}").glob("*-distill"))
+    model = next((work_dir / cell.task.replace("/", "-") / cell.folder).glob("*-distill"))
     output = model.with_name("vocabulary")
     shutil.rmtree(output, ignore_errors=True)
-    options = {"data_dir": data_dir, **ROWS.get(task, {})}
-    report = STAGES["prune_vocabulary"](model, task, output, size=10_500, **options)
+    options = {"data_dir": data_dir, **ROWS.get(cell.task, {})}
+    report = STAGES["prune_vocabulary"](model, cell.task, output, size=10_500, **options)
     loaded, _ = load_pretrained(output, "ForSequenceClassification")
     result = {"metrics": report["metrics"], "parameters": count_parameters(loaded)}
-    RESULTS.record(("runs", task, SMALL_VOCABULARY, str(seed)), result)
+    RESULTS.record(cell.small_vocabulary, result)
     shutil.rmtree(output)
 
 
@@ -214,11 +229,11 @@ def best_rate(method: str) -> float | None:
     """The learning rate that a baseline had the best mean with; `None` for ours, whose recipe says it."""
     if method not in BASELINES:
         return None
-    tried = RESULTS.found("search", method) or {}
-    means = {
-        rate: statistics.fmean(run["metrics"]["accuracy"] for run in runs.values()) for rate, runs in tried.items()
-    }
-    return float(max(means, key=means.__getitem__))
+    found: dict[str, list[float]] = {}
+    for teacher in RESULTS.read().values():
+        for rate, runs in teacher.get("search", {}).get(method, {}).items():
+            found.setdefault(rate, []).extend(run["metrics"]["accuracy"] for run in runs.values())
+    return float(max(found, key=lambda rate: statistics.fmean(found[rate])))
 
 
 def work(cells: list[Cell], pool: ProcessPoolExecutor | None, data_dir: Path, work_dir: Path) -> None:
@@ -238,13 +253,14 @@ def work(cells: list[Cell], pool: ProcessPoolExecutor | None, data_dir: Path, wo
 def run(
     data_dir: Annotated[Path, typer.Option()],
     work_dir: Annotated[Path, typer.Option()],
+    teacher: Annotated[str, typer.Option()],
     task: Annotated[list[str], typer.Option()] = list(TASKS),  # noqa: B006
     method: Annotated[list[str] | None, typer.Option()] = None,
     seed: Annotated[list[int], typer.Option()] = list(FIVE),  # noqa: B006
     processes: Annotated[int, typer.Option()] = 1,
 ):
     wanted = [
-        Cell(name, way, number)
+        Cell(teacher, name, way, number)
         for number in seed
         for way in method or methods()
         for name in task
@@ -253,7 +269,7 @@ def run(
     # Other sizes last.
     wanted.sort(key=lambda cell: cell.method not in (OURS, *BASELINES))
     search = [
-        Cell(SEARCH_TASK, way, number, rate)
+        Cell(teacher, SEARCH_TASK, way, number, rate)
         for way in BASELINES
         if any(cell.method == way for cell in wanted)
         for rate in RATES
@@ -265,10 +281,7 @@ def run(
             cell
             for cell in cells
             if of(cell)
-            and not (
-                RESULTS.found(*cell.place)
-                and (cell.method != OURS or RESULTS.found("runs", cell.task, SMALL_VOCABULARY, str(cell.seed)))
-            )
+            and not (RESULTS.found(*cell.place) and (cell.method != OURS or RESULTS.found(*cell.small_vocabulary)))
         ]
 
     # Ours needs no search, so it runs beside it; its first cells make the teachers.
@@ -291,40 +304,75 @@ def _with_interval(values: list[float], form: str) -> str:
     return f"{mean:{form}} ± {half:.3f}"
 
 
+class Table:
+    """All runs, by task, method and (teacher, seed)."""
+
+    def __init__(self, results: dict):
+        self.teachers = {name: found for name, found in results.items() if "teachers" in found}
+        self.tasks = [task for task in TASKS if any(task in found["runs"] for found in self.teachers.values())]
+        self.methods = [name for name in dict.fromkeys((OURS, SMALL_VOCABULARY, *methods())) if self.tasks_of(name)]
+
+    def runs(self, task: str, method: str) -> dict[tuple[str, str], dict[str, Any]]:
+        return {
+            (teacher, seed): run
+            for teacher, found in self.teachers.items()
+            for seed, run in found["runs"].get(task, {}).get(method, {}).items()
+        }
+
+    def tasks_of(self, method: str) -> list[str]:
+        return [task for task in self.tasks if self.runs(task, method)]
+
+    def scores(self, task: str, method: str, metric: str = "accuracy") -> dict[tuple[str, str], float]:
+        return {key: run["metrics"][metric] for key, run in self.runs(task, method).items()}
+
+    def of_teacher(self, task: str, teacher: str, metric: str = "accuracy") -> float:
+        return self.teachers[teacher]["teachers"][task]["metrics"][metric]
+
+    def averages(self, method: str, tasks: list[str], metric: str = "accuracy") -> tuple[float, float]:
+        """Over tasks, the mean score of a method's runs, and that of their teachers."""
+        scores = [self.scores(task, method, metric) for task in tasks]
+        teachers = [
+            statistics.fmean(self.of_teacher(task, teacher, metric) for teacher, _ in found)
+            for task, found in zip(tasks, scores, strict=True)
+        ]
+        return statistics.fmean(statistics.fmean(found.values()) for found in scores), statistics.fmean(teachers)
+
+
 def render(results: dict) -> str:
     """The README's tables: quality kept per task, and paired differences."""
-    runs, teachers = results["runs"], results["teachers"]
-    tasks = [task for task in TASKS if task in runs]
-    names = list(dict.fromkeys(name for task in tasks for name in runs[task]))
+    table = Table(results)
+    tasks = table.tasks
     head = f"| accuracy | {' | '.join(tasks)} | average | of the teacher | encoder, all parameters |"
     lines = [head, "|---" * (len(tasks) + 4) + "|"]
-    of_teacher = [teachers[task]["metrics"]["accuracy"] for task in tasks]
-    cells = [f"{value:.3f}" for value in [*of_teacher, statistics.fmean(of_teacher)]]
-    lines.append(f"| teacher, MiniLM-L6 | {' | '.join(cells)} | | |")
-    whole = teachers[tasks[0]]["parameters"]
-    for name in names:
-        means, cells = [], []
+    for teacher in table.teachers:
+        scores = [table.of_teacher(task, teacher) for task in tasks]
+        cells = [f"{value:.3f}" for value in [*scores, statistics.fmean(scores)]]
+        lines.append(f"| teacher {teacher}, MiniLM-L6 | {' | '.join(cells)} | | |")
+    whole = next(iter(table.teachers.values()))["teachers"][tasks[0]]["parameters"]
+    for method in table.methods:
+        cells = []
         for task in tasks:
-            scores = [run["metrics"]["accuracy"] for run in runs[task].get(name, {}).values()]
-            means += [statistics.fmean(scores)] if scores else []
-            cells.append(f"{_with_interval(scores, '.3f')} ({len(scores)})" if scores else "")
+            values = list(table.scores(task, method).values())
+            cells.append(f"{_with_interval(values, '.3f')} ({len(values)})" if values else "")
         # An average over fewer tasks than the teacher's would not compare.
-        average = statistics.fmean(means) if len(means) == len(tasks) else None
-        kept = "" if average is None else f"{average / statistics.fmean(of_teacher):.1%}"
-        some = next(run for task in tasks for run in runs[task].get(name, {}).values())["parameters"]
-        shares = f"{some['encoder'] / whole['encoder']:.1%}, {some['total'] / whole['total']:.1%}"
-        cells += ["" if average is None else f"{average:.3f}", kept, shares]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        if table.tasks_of(method) == tasks:
+            average, teachers = table.averages(method, tasks)
+            cells += [f"{average:.3f}", f"{average / teachers:.1%}"]
+        else:
+            cells += ["", ""]
+        some = next(iter(table.runs(table.tasks_of(method)[0], method).values()))["parameters"]
+        cells.append(f"{some['encoder'] / whole['encoder']:.1%}, {some['total'] / whole['total']:.1%}")
+        lines.append(f"| {method} | {' | '.join(cells)} |")
     lines += ["", f"| {OURS} minus | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]
-    for name in names:
-        if name not in BASELINES:
+    for method in table.methods:
+        if method not in BASELINES:
             continue
         cells = []
         for task in tasks:
-            ours, theirs = runs[task].get(OURS, {}), runs[task].get(name, {})
-            both = [ours[s]["metrics"]["accuracy"] - theirs[s]["metrics"]["accuracy"] for s in ours if s in theirs]
+            ours, theirs = table.scores(task, OURS), table.scores(task, method)
+            both = [ours[key] - theirs[key] for key in ours if key in theirs]
             cells.append(_with_interval(both, "+.3f") if both else "")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -9,10 +9,10 @@ the other benchmarks what they measured. Accuracies are of other data and smalle
 """
 
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
+import compress_minilm
 import smbert_speed
 import torch
 import typer
@@ -88,8 +88,9 @@ def run():
         with torch.device("meta"):
             blocks[str(width)] = count_parameters(AutoModel.from_config(config))["encoder"]
     RESULTS.record(("blocks",), blocks)
-    compressed = read("compress_minilm")
-    RESULTS.record(("quality",), {TASKS: shares(compressed, "accuracy"), MRPC_F1: shares(compressed, "f1", ["mrpc"])})
+    table = compress_minilm.Table(read("compress_minilm"))
+    quality = {TASKS: shares(table, "accuracy", table.tasks), MRPC_F1: shares(table, "f1", ["mrpc"])}
+    RESULTS.record(("quality",), quality)
     RESULTS.record(("speed",), smbert_speed.ratios(read("smbert_speed")))
     show()
 
@@ -98,16 +99,10 @@ def read(name: str) -> dict[str, Any]:
     return json.loads(Path(__file__).with_name(f"{name}.json").read_text())
 
 
-def shares(results: dict[str, Any], metric: str, tasks: list[str] | None = None) -> dict[str, float]:
+def shares(table: compress_minilm.Table, metric: str, tasks: list[str]) -> dict[str, float]:
     """What each of our methods keeps of the teacher's average over tasks."""
-    teachers, runs = results["teachers"], results["runs"]
-    tasks = tasks or list(teachers)
-    whole = statistics.fmean(teachers[task]["metrics"][metric] for task in tasks)
-    kept = {}
-    for name, method in OURS.items():
-        means = [statistics.fmean(run["metrics"][metric] for run in runs[task][method].values()) for task in tasks]
-        kept[name] = statistics.fmean(means) / whole
-    return kept
+    averages = {name: table.averages(method, tasks, metric) for name, method in OURS.items()}
+    return {name: average / whole for name, (average, whole) in averages.items()}
 
 
 def render(results: dict) -> str:

@@ -11,30 +11,37 @@ MiniLM, which their teachers have the shape of, in one process on one thread, la
 times in the checkpoints' reports and cards are then those, and not what else the machine was doing when they were made.
 """
 
+import gzip
 import json
 import re
+import shutil
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import compress_minilm
 import crime_news
 import typer
 import yaml
 from datasets import Dataset
 from results import Results
+from torch.utils.data import Subset
 
 import compactbert
 from compactbert.benchmark import measure_latency
 from compactbert.cards import Publication, markdown_table, render_card
-from compactbert.compression import count_macs
+from compactbert.compression import count_macs, prune_vocabulary
 from compactbert.convert import MINILM_ON_HUB, load_pretrained
+from compactbert.data import PretrainingCollator, build_corpus
 from compactbert.data.tasks import load_texts, write_table
-from compactbert.files import write_text
+from compactbert.files import write_bytes, write_text
 from compactbert.hub import catalogue_rows, read_catalogue, stage
 from compactbert.provenance import environment
 from compactbert.recipes.recipe import read_recipe
 from compactbert.records import LANGUAGE_MODELS, Folder, languages_of, license_of, result_point, teacher_point
+from compactbert.training import measure_pretraining
+from compactbert.training.run import save_folder
 
 
 RESULTS = Results(__file__)
@@ -52,6 +59,7 @@ class Checkpoint(NamedTuple):
         reviews: Whether it is distilled on the sentences of IMDB's reviews before, in place of the recipe's texts.
         epochs: Of fine-tuning, in place of the recipe's or of an adapter's.
         max_steps: Of a transfer, in place of the recipe's.
+        tokens: How many of a language model's tokens are kept afterwards, those that its texts use most.
         adapter_of: The checkpoint that a LoRA adapter is for, in place of all that.
     """
 
@@ -60,6 +68,7 @@ class Checkpoint(NamedTuple):
     reviews: bool = False
     epochs: float | None = None
     max_steps: int | None = None
+    tokens: int | None = None
     adapter_of: str | None = None
 
 
@@ -67,16 +76,17 @@ CHECKPOINTS = {
     "smbert": Checkpoint("smbert-minilm-mlm", max_steps=1900),
     # All of its rows, and sentences of its kind.
     "smbert-sst2": Checkpoint(task="sst2", reviews=True, epochs=1),
-    "smbert-qqp": Checkpoint(task="qqp"),
+    "smbert-qqp": Checkpoint("smbert-minilm-10k-tokens-first", task="qqp"),
+    "smbert-paws-x": Checkpoint("smbert-minilm-first-layers", task="paws-x/en"),
     "smbert-mnli": Checkpoint(task="mnli"),
     "smbert-ag-news": Checkpoint(task="ag_news"),
-    "smbert-conll2003": Checkpoint(task="conll2003"),
+    "smbert-conll2003": Checkpoint("smbert-minilm-10k-tokens-first", task="conll2003"),
     "smbert-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert"),
     "smbert-qqp-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert-qqp"),
     "smbert-lora-crime-news": Checkpoint(task="crime_news", adapter_of="smbert-ag-news", epochs=3),
     "smbert-mnli-lora-rte": Checkpoint(task="rte", adapter_of="smbert-mnli"),
     # What a crowded GPU did in four minutes.
-    "mobilebert-md": Checkpoint("mobilebert-md-minilm-gpu", max_steps=300),
+    "mobilebert-md": Checkpoint("mobilebert-md-minilm-gpu", max_steps=300, tokens=14_000),
 }
 ADAPTER = {"method": "lora", "epochs": 6, "learning_rate": 1e-3}
 # Tasks that another script here makes of the data.
@@ -140,15 +150,40 @@ def train(wanted: Checkpoint, made: Path, data_dir: Path, work_dir: Path) -> Non
             data_dir = work_dir
         compactbert.adapt(base, wanted.task, made, data_dir=data_dir, **settings)
     elif wanted.task is not None:
-        compactbert.compress(
-            "minilm", wanted.task, made, data_dir=data_dir, recipe=recipe_of(wanted, data_dir, work_dir)
-        )
+        # `measure` times it, beside the others.
+        recipe = recipe_of(wanted, data_dir, work_dir)
+        compactbert.compress("minilm", wanted.task, made, data_dir=data_dir, recipe=recipe, shapes=["1x16"])
     else:
         texts = [data_dir / "text" / file for file in TEXTS]
         options = {"recipe": wanted.recipe, "max_steps": wanted.max_steps, "corpus": work_dir / "corpus"}
         compactbert.transfer(texts, made, **options)
         teacher = json.loads(made.with_name(f"{made.name}-teacher").joinpath("metrics.json").read_text())["metrics"]
         RESULTS.record(("teachers", made.name), {metric: teacher[metric] for metric in PREDICTION})
+        if wanted.tokens:
+            cut_vocabulary(made, texts, wanted.tokens, work_dir)
+
+
+def cut_vocabulary(made: Path, texts: list[Path], size: int, work_dir: Path) -> None:
+    """Keeps the tokens that the texts use most, and measures the language model again on the held-out documents."""
+    model, tokenizer = load_pretrained(made, "ForPreTraining", require_head=True)
+    report = json.loads((made / "metrics.json").read_text())
+    model, tokenizer = prune_vocabulary(model, tokenizer, lines_of(texts), size=size)
+    corpus = build_corpus(texts, tokenizer, work_dir / f"corpus-{size}", sequence_length=128)
+    corpus.held_out.set_epoch(0)
+    held_out = Subset(corpus.held_out, range(report["samples"]["measured"]))
+    collator = PretrainingCollator(tokenizer, seed=report["settings"]["seed"])
+    report["metrics_with_all_tokens"] = report["metrics"]
+    report["metrics"] = measure_pretraining(model, held_out, collator)
+    curves = (made / "transfer.png").read_bytes()
+    shutil.rmtree(made)
+    save_folder(model, tokenizer, report, made)
+    write_bytes(made / "transfer.png", curves)
+
+
+def lines_of(texts: list[Path]) -> Iterator[str]:
+    for text in texts:
+        with gzip.open(text, "rt", encoding="utf-8") as lines:
+            yield from lines
 
 
 @app.command()
@@ -170,7 +205,7 @@ def finetune(
 
 def recipe_of(checkpoint: Checkpoint, data_dir: Path, work_dir: Path) -> str | Mapping:
     """The recipe, or one with what the checkpoint has in place of it."""
-    if not (checkpoint.teacher_epochs or checkpoint.reviews):
+    if not (checkpoint.epochs or checkpoint.reviews):
         return checkpoint.recipe
     recipe = read_recipe(checkpoint.recipe, "recipes")
     recipe["name"] = f"{checkpoint.recipe}, changed"
@@ -276,11 +311,13 @@ def write_catalogue() -> None:
 
 def beside_minilm() -> list[tuple[str, ...]]:
     """By task, the zoo's best checkpoint, its accuracy, that of a fine-tuned MiniLM, and the share that is kept."""
-    teachers, best = Results(str(ROOT / "benchmarks" / "compress_minilm.py")), {}
+    table, best = compress_minilm.Table(compress_minilm.RESULTS.read()), {}
     for row in read_catalogue():
         task, score = row["task"], row["scores"].get("accuracy", 0)
-        # Adapters have no teacher of their own.
-        whole = row["teacher_scores"].get("accuracy") or teachers.found("teachers", task, "metrics", "accuracy")
+        whole = row["teacher_scores"].get("accuracy")
+        if not whole and task in table.tasks:
+            # Adapters have no teacher of their own.
+            whole = statistics.mean(table.of_teacher(task, teacher) for teacher in table.teachers)
         if whole and score > best.get(task, ("", 0))[1]:
             best[task] = row["name"], score, whole
     tasks = [task for task in FIVE if task in best]

@@ -92,10 +92,10 @@ def build_report(
 
 
 def _teacher_index(stages: Sequence[StageResult], given: bool, task: str) -> int | None:
-    """Index among the stages' points of the last one before the model was made smaller, if there is one."""
+    """Index among the stages' points of the last one before anything was taken from the model, if there is one."""
     before = int(given)
     for result in stages:
-        if result.stage.kind in SHRINKING:
+        if result.stage.kind in (*SHRINKING, "prune_vocabulary"):
             break
         before += result.task == task
     return before - 1 if before else None

@@ -167,6 +167,7 @@ def prune_vocabulary_on_task(
     texts = [as_text(value) for column in loaded_task.text_columns for value in dataset[column]]
     before = len(tokenizer)
     pruned, smaller = prune_vocabulary(loaded, tokenizer, texts, min_count=min_count, size=size)
+    pruned.to(torch.accelerator.current_accelerator() or "cpu")  # type: ignore[arg-type]
     scores = evaluate(pruned, smaller, loaded_task, max_length=max_length)
     report = {
         "task": task,
