@@ -170,6 +170,9 @@ def run_cell(cell: Cell, data_dir: Path, work_dir: Path) -> None:
     if not RESULTS.found(*cell.place):
         folder = work_dir / task.replace("/", "-") / cell.folder
         RESULTS.record(cell.place, run_stages(cell, rate, teacher, folder, data_dir))
+        # What led to the result is no longer needed; ours is, for its vocabulary to be pruned.
+        for output in sorted(folder.iterdir())[: -1 if method == OURS else None]:
+            shutil.rmtree(output)
     if method == OURS and not RESULTS.found(*cell.small_vocabulary):
         run_small_vocabulary(cell, data_dir, work_dir)
 
@@ -199,10 +202,6 @@ def run_stages(cell: Cell, rate: float | None, teacher: Path, folder: Path, data
         seconds += report.get("steps", 0) * report.get("seconds_per_step", 0.0)
         model = output
     loaded, _ = load_pretrained(model, "ForSequenceClassification")
-    # What led to the result is no longer needed; ours is, for its vocabulary to be pruned.
-    for output in folder.iterdir():
-        if output != model or cell.method != OURS:
-            shutil.rmtree(output)
     return {
         "metrics": report["metrics"],
         "steps": steps,

@@ -3,21 +3,18 @@
 python benchmarks/finetune_minilm.py --data-dir DATA --work-dir /tmp/finetune-minilm
 """
 
-import json
-import os
-import platform
 from pathlib import Path
 from typing import Annotated
 
 import torch
-import transformers
 import typer
+from results import Results
 
 import compactbert
 
 
 RUNS = {"mrpc": {"epochs": 4, "learning_rate": 1e-4}, "rte": {"epochs": 4}, "sst2": {"epochs": 1, "max_length": 64}}
-RESULTS = Path(__file__).with_suffix(".json")
+RESULTS = Results(__file__)
 
 
 def render(results: dict) -> str:
@@ -35,7 +32,8 @@ def render(results: dict) -> str:
     environment = results["environment"]
     lines += [
         "",
-        f"torch {environment['torch']} in fp32 on {environment['cores']} cores with {environment['cpu_capability']}.",
+        f"torch {environment['torch']} in {run.get('precision', 'fp32')} on {environment['cores']} cores with "
+        f"{environment['cpu_capability']}.",
     ]
     return "\n".join(lines)
 
@@ -46,23 +44,11 @@ def main(
     task: Annotated[list[str], typer.Option()] = list(RUNS),  # noqa: B006
     seed: int = 42,
 ):
-    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"runs": {}}
-    results["environment"] = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-    }
     for name in task:
         output_dir = work_dir / name
         report = compactbert.finetune("minilm", name, output_dir, data_dir=data_dir, seed=seed, **RUNS[name])
-        report["threads"] = torch.get_num_threads()
-        # Paths of this machine do not belong in a published result.
-        report["settings"] = {k: v for k, v in report["settings"].items() if k not in ("data_dir", "output_dir")}
-        results["runs"][name] = report
-        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    print(render(results))
+        RESULTS.record(("runs", name), report | {"threads": torch.get_num_threads()})
+    print(render(RESULTS.read()))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def score(
     if recipe in AUGMENTATIONS:
         method = AUGMENTATIONS[recipe]["method"]
         fill = filler if method in ("insertion", "replacement") else None
-        rows, _ = augment(rows, method, task.text_columns, task.label_column, fill=fill, seed=seed)  # type: ignore[arg-type]
+        rows, _ = augment(rows, method, task.text_columns, task.label_column, fill=fill, seed=seed)
     encoded, _ = encode_task(task, rows, tokenizer, sizes["max_length"])
     with tempfile.TemporaryDirectory() as folder:
         arguments = SETTINGS | {"max_steps": sizes["steps"], "learning_rate": sizes["learning_rate"], "seed": seed}
@@ -170,7 +170,7 @@ def small(
             }
         exported = export(model, Path(folder) / "onnx", int8=["dynamic"])
         for title, runtime in (("ONNX", "onnx"), ("ONNX, dynamic int8", "onnx-int8")):
-            scores = evaluate(Path(folder) / "onnx", task=task, max_length=64, runtime=runtime)  # type: ignore[arg-type]
+            scores = evaluate(Path(folder) / "onnx", task=task, max_length=64, runtime=runtime)
             size = exported["bytes"][FILES[runtime]]
             results[title] = {"accuracy": scores["metrics"]["accuracy"], "bytes": size, "seconds": scores["seconds"]}
     RESULTS.record(("small",), results)

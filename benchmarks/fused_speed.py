@@ -5,17 +5,15 @@
     python benchmarks/fused_speed.py show
 """
 
-import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
+from results import Results, threads_title
 
 from compactbert.benchmark import benchmark
-from compactbert.files import write_text
 
 
-RESULTS = Path(__file__).with_suffix(".json")
+RESULTS = Results(__file__)
 SHAPES = [(1, 16), (1, 128), (8, 128), (32, 128)]
 FASTER = "mobilebert_md/mobilebert-md-1.9g"
 INT8 = "onnx-int8"
@@ -42,9 +40,8 @@ app = typer.Typer()
 
 @app.command()
 def run(threads: Annotated[list[int], typer.Option()] = [1, 2], rounds: int = 11):  # noqa: B006
-    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for number in threads:
-        results[str(number)] = benchmark(
+        found = benchmark(
             MODELS,
             runtimes=("eager", "fused", "fused-bf16", INT8),
             shapes=SHAPES,
@@ -53,16 +50,17 @@ def run(threads: Annotated[list[int], typer.Option()] = [1, 2], rounds: int = 11
             rounds=rounds,
             seconds=150.0,
         )
-        write_text(RESULTS, json.dumps(results, indent=1) + "\n")
+        RESULTS.record((str(number),), found)
     show()
 
 
 def render(results: dict) -> str:
     """The README's table: times as fast as transformers' MobileBERT, and the share of the hardware's peak."""
     lines = []
-    for threads, result in results.items():
+    for threads in filter(str.isdigit, results):
+        result = results[threads]
         shapes = list(result["rows"][0]["ratio"])
-        lines += ["", f"| {threads} thread{'s' if threads != '1' else ''} | {' | '.join(shapes)} |"]
+        lines += ["", f"| {threads_title(threads)} | {' | '.join(shapes)} |"]
         lines.append("|---" * (len(shapes) + 1) + "|")
         rows = {row["name"]: row for row in result["rows"]}
         for name, title in SHOWN.items():
@@ -78,7 +76,7 @@ def render(results: dict) -> str:
 
 @app.command()
 def show():
-    print(render(json.loads(RESULTS.read_text())))
+    print(render(RESULTS.read()))
 
 
 if __name__ == "__main__":

@@ -93,11 +93,11 @@ class Measured:
             self.runtimes[name] = OnnxClassifier(self.exported, self.model.config, "onnx-int8-static")
 
     def scores(self, rounds: int) -> dict[str, Any]:
-        latency = measure_latency(self.runtimes, [(1, 128)], rounds=rounds) if rounds else {}  # type: ignore[arg-type]
+        latency = measure_latency(self.runtimes, [(1, 128)], rounds=rounds) if rounds else {}
         found = {}
         logits: dict[str, np.ndarray] = {}
         for name, runtime in self.runtimes.items():
-            logits[name] = np.stack(predict_logits(runtime, self.tokenizer, self.rows))  # type: ignore[arg-type]
+            logits[name] = np.stack(predict_logits(runtime, self.tokenizer, self.rows))
             one, other = (values - values.mean(1, keepdims=True) for values in (logits[name], logits[EXACT]))
             scores = score_logits(self.task, list(logits[name]), self.labels)
             found[name] = {

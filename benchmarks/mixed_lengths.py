@@ -8,7 +8,6 @@ Texts are a fixed sample of SST-2's training rows, padded to the longest of thei
 longest first, as bulk prediction can and a service cannot. Random weights: speed does not depend on them.
 """
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -91,7 +90,7 @@ def render(results: dict) -> str:
 
 @app.command()
 def show():
-    print(render(json.loads(RESULTS.path.read_text())))
+    print(render(RESULTS.read()))
 
 
 if __name__ == "__main__":

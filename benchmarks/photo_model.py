@@ -151,7 +151,6 @@ def run(
     config = MobileViTConfig(
         **SHAPES[shape],
         image_size=MODEL_SIDE,
-        num_labels=len(names),
         id2label=dict(enumerate(names)),
         # Of what transformers starts with, 0.02, hardly anything comes through so narrow layers.
         initializer_range=0.1,

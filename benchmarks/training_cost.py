@@ -6,21 +6,20 @@ The same student (3 layers, 8 heads, FFN 1024), rows and batches for all; for Th
 of the 6-layer teacher, at the start of its schedule (replacing rate 0.3) and at its end (1.0).
 """
 
-import json
 import shutil
 import statistics
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from results import Results
 
 import compactbert
-from compactbert.provenance import environment
 from compactbert.recipes.stages import prune_on_task
 from compactbert.training import distill, finetune, theseus
 
 
-RESULTS = Path(__file__).with_suffix(".json")
+RESULTS = Results(__file__)
 STEPS = 24
 
 
@@ -75,9 +74,9 @@ def main(
         plain = seconds("plain fine-tuning", compactbert.finetune, student)
         for name, (stage, model, settings) in ways.items():
             ratios[name].append(seconds(name, stage, model, **settings) / plain)
-    results = {"ratios": ratios, "task": task, "steps": STEPS, "environment": environment()}
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    print(render(results))
+    for name, value in {"ratios": ratios, "task": task, "steps": STEPS}.items():
+        RESULTS.record((name,), value)
+    print(render(RESULTS.read()))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@
 Masked language modelling, fp32, AdamW, dropout as both have it; forward, backward and update, taking turns.
 """
 
-import json
 import time
 from typing import Annotated
 
@@ -81,7 +80,7 @@ def render(results: dict) -> str:
 
 @app.command()
 def show():
-    print(render(json.loads(RESULTS.path.read_text())))
+    print(render(RESULTS.read()))
 
 
 if __name__ == "__main__":

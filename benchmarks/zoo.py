@@ -35,7 +35,7 @@ from compactbert.compression import count_macs, prune_vocabulary
 from compactbert.convert import MINILM_ON_HUB, load_pretrained
 from compactbert.data import PretrainingCollator, build_corpus
 from compactbert.data.tasks import load_texts, write_table
-from compactbert.files import write_bytes, write_text
+from compactbert.files import write_text
 from compactbert.hub import catalogue_rows, read_catalogue, stage
 from compactbert.provenance import environment
 from compactbert.recipes.recipe import read_recipe
@@ -156,17 +156,18 @@ def train(wanted: Checkpoint, made: Path, data_dir: Path, work_dir: Path) -> Non
     else:
         texts = [data_dir / "text" / file for file in TEXTS]
         options = {"recipe": wanted.recipe, "max_steps": wanted.max_steps, "corpus": work_dir / "corpus"}
-        compactbert.transfer(texts, made, **options)
-        teacher = json.loads(made.with_name(f"{made.name}-teacher").joinpath("metrics.json").read_text())["metrics"]
+        whole = made.with_name(f"{made.name}-all-tokens") if wanted.tokens else made
+        compactbert.transfer(texts, whole, **options)
+        teacher = json.loads(whole.with_name(f"{whole.name}-teacher").joinpath("metrics.json").read_text())["metrics"]
         RESULTS.record(("teachers", made.name), {metric: teacher[metric] for metric in PREDICTION})
         if wanted.tokens:
-            cut_vocabulary(made, texts, wanted.tokens, work_dir)
+            cut_vocabulary(whole, made, texts, wanted.tokens, work_dir)
 
 
-def cut_vocabulary(made: Path, texts: list[Path], size: int, work_dir: Path) -> None:
+def cut_vocabulary(whole: Path, made: Path, texts: list[Path], size: int, work_dir: Path) -> None:
     """Keeps the tokens that the texts use most, and measures the language model again on the held-out documents."""
-    model, tokenizer = load_pretrained(made, "ForPreTraining", require_head=True)
-    report = json.loads((made / "metrics.json").read_text())
+    model, tokenizer = load_pretrained(whole, "ForPreTraining", require_head=True)
+    report = json.loads((whole / "metrics.json").read_text())
     model, tokenizer = prune_vocabulary(model, tokenizer, lines_of(texts), size=size)
     corpus = build_corpus(texts, tokenizer, work_dir / f"corpus-{size}", sequence_length=128)
     corpus.held_out.set_epoch(0)
@@ -174,10 +175,8 @@ def cut_vocabulary(made: Path, texts: list[Path], size: int, work_dir: Path) -> 
     collator = PretrainingCollator(tokenizer, seed=report["settings"]["seed"])
     report["metrics_with_all_tokens"] = report["metrics"]
     report["metrics"] = measure_pretraining(model, held_out, collator)
-    curves = (made / "transfer.png").read_bytes()
-    shutil.rmtree(made)
     save_folder(model, tokenizer, report, made)
-    write_bytes(made / "transfer.png", curves)
+    shutil.copy(whole / "transfer.png", made)
 
 
 def lines_of(texts: list[Path]) -> Iterator[str]:

@@ -80,7 +80,8 @@ def command_line(function: Callable[..., Any], settings: Mapping[str, Any]) -> s
     words = ["compactbert", function.__name__]
     for name, value in settings.items():
         default = parameters[name].default if name in parameters else None
-        if value in (None, False, default) or value == {}:
+        # 0 is not False: a rate of 0 is said.
+        if value is None or value is False or value == default or value == {}:
             continue
         option = f"--{OPTIONS.get(name, name.replace('_', '-'))}"
         if value is True:

@@ -50,14 +50,20 @@ class Folder:
     def read(cls, path: str | Path) -> "Folder":
         """
         Raises:
-            ValueError: if it holds neither a model of our families nor an adapter.
+            ValueError: if it holds neither a model of our families nor an adapter for one of their heads.
         """
         path = Path(path)
         record: dict[str, Any] = next(
             (json.loads((path / name).read_text()) for name in RECORDS if (path / name).is_file()), {}
         )
         if (path / ADAPTER_CONFIG_NAME).is_file():
-            return cls(path, record, json.loads((path / ADAPTER_CONFIG_NAME).read_text()))
+            adapter = json.loads((path / ADAPTER_CONFIG_NAME).read_text())
+            if adapter.get("task_type") not in ADAPTER_HEADS:
+                raise ValueError(
+                    f"The adapter {str(path)!r} is for the task {adapter.get('task_type')!r}: expected one of "
+                    f"{list(ADAPTER_HEADS)}, as `compactbert adapt` writes it."
+                )
+            return cls(path, record, adapter)
         if not (path / "config.json").is_file():
             raise ValueError(
                 f"{str(path)!r} is no model or adapter: it has neither a 'config.json' nor an {ADAPTER_CONFIG_NAME!r}. "

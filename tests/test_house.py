@@ -168,3 +168,10 @@ def test_spaces_are_self_contained(space):
         for level, module in imports_of(path):
             name = module.split(".")[0]
             assert level or name in {*sys.stdlib_module_names, *own, *installed, *optional}, f"{path.name}: {module}"
+
+
+def test_types_of_every_benchmark_are_checked():
+    mypy = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert scripts <= set(mypy["modules"])
+    assert scripts in [set(override["module"]) for override in mypy["overrides"]]

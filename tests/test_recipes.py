@@ -286,6 +286,11 @@ def test_shipped_recipes_are_in_order(name):
     assert recipe.description
 
 
+def test_a_stage_on_another_task_may_sample_its_rows():
+    settings = {"task": "mnli", "max_train_rows": 1000, "max_evaluation_rows": None}
+    assert load_recipe({"stages": [{"finetune": settings}, "finetune"]}).stages[0].settings == settings
+
+
 def test_small_numbers_are_numbers_as_people_write_them(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("stages: [{finetune: {learning_rate: 1e-4, epochs: 2}}]")
@@ -333,6 +338,8 @@ FINETUNE, PRUNE, DISTILL = {"finetune": {}}, {"prune": {"heads": 2}}, {"distill"
         ([FINETUNE, {"theseus": {}}], "needs `layers`"),
         ([{"finetune": {"epochs": "abc"}}], r"has `epochs: 'abc'`: expected float"),
         ([{"finetune": {"batch_size": 1.5}}], r"has `batch_size: 1.5`: expected int"),
+        ([{"finetune": {"epochs": None}}], r"has `epochs: None`: expected float"),
+        ([FINETUNE, {"theseus": {"layers": 0}}], "finds 3 layers, but `layers` .0. must divide them"),
         ([{"finetune": {"name": "a"}}, {"finetune": {"name": "a"}}], "Two stages of .* are called 'a'"),
         ([FINETUNE, {"theseus": {"layers": 2}}], "finds 3 layers, but `layers` .2. must divide them"),
         ([FINETUNE, {"prune": {"every": 2}}], "finds 3 layers, but `every` .2. must divide them"),

@@ -179,8 +179,9 @@ def test_the_command_of_a_card_is_the_one_that_was_given(folders):
         "compactbert finetune --model thin --task reviews.csv --epochs 1 --batch-size 8 --max-length 16 --output OUTPUT"
     )
     given = {"method": "lora", "options": {"r": 16}, "merge": True, "text_columns": ["a", "b"], "task": "my task"}
-    assert command_line(compactbert.adapt, given) == (
-        "compactbert adapt --option r=16 --merge --text-column a --text-column b --task 'my task' --output OUTPUT"
+    assert command_line(compactbert.adapt, given | {"seed": 0}) == (
+        "compactbert adapt --option r=16 --merge --text-column a --text-column b --task 'my task' --seed 0 "
+        "--output OUTPUT"
     )
 
 

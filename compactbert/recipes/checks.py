@@ -96,7 +96,7 @@ def _layers_after(stage: Stage, layers: int) -> int:
     settings = stage.settings
     where = f"Stage {stage.name!r} of the recipe finds {layers} layers, but"
     if stage.kind == "theseus":
-        if layers % settings["layers"]:
+        if settings["layers"] < 1 or layers % settings["layers"]:
             raise ValueError(f"{where} `layers` ({settings['layers']}) must divide them.")
         return settings["layers"]
     if stage.kind != "prune":

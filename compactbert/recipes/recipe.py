@@ -178,12 +178,13 @@ def _check_settings(kind: str, settings: Mapping[str, Any], where: str) -> None:
     for name, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and name in known - {"task", "teacher", *settings}:
             raise ValueError(f"{where} needs `{name}`.")
-        value, annotation = settings.get(name), parameter.annotation
+        annotation = parameter.annotation
+        if name not in settings or annotation is inspect.Parameter.empty:
+            continue
+        value = settings[name]
         try:
             # A whole number is a number too.
-            fits = (
-                value is None or isinstance(value, annotation) or (type(value) is int and isinstance(0.5, annotation))
-            )
+            fits = isinstance(value, annotation) or (type(value) is int and isinstance(0.5, annotation))
         except TypeError:
             # Not a plain type: the stage's function looks at it.
             continue
