@@ -23,12 +23,14 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
+from matplotlib.figure import Figure
 from results import Results, locked
 from scipy.stats import t as student_t
 
 import compactbert
 from compactbert.compression import count_parameters
 from compactbert.convert import load_pretrained
+from compactbert.files import write_figure
 from compactbert.provenance import environment
 from compactbert.recipes import load_recipe
 from compactbert.recipes.stages import STAGES, TRAINING
@@ -75,6 +77,7 @@ BASELINES = {
     ],
     "one-shot pruning": [BEST_THREE, FINETUNE],
 }
+TICKS = (1 / 20, 1 / 10, 1 / 6, 1 / 3, 1 / 2)
 app = typer.Typer()
 
 
@@ -344,8 +347,11 @@ def render(results: dict) -> str:
     head = f"| accuracy | {' | '.join(tasks)} | average | of the teacher | encoder, all parameters |"
     lines = [head, "|---" * (len(tasks) + 4) + "|"]
     for teacher in table.teachers:
-        scores = [table.of_teacher(task, teacher) for task in tasks]
-        cells = [f"{value:.3f}" for value in [*scores, statistics.fmean(scores)]]
+        scores = {
+            task: table.of_teacher(task, teacher) for task in tasks if task in table.teachers[teacher]["teachers"]
+        }
+        average = [f"{statistics.fmean(scores.values()):.3f}" if len(scores) == len(tasks) else ""]
+        cells = [f"{scores[task]:.3f}" if task in scores else "" for task in tasks] + average
         lines.append(f"| teacher {teacher}, MiniLM-L6 | {' | '.join(cells)} | | |")
     whole = next(iter(table.teachers.values()))["teachers"][tasks[0]]["parameters"]
     for method in table.methods:
@@ -375,9 +381,37 @@ def render(results: dict) -> str:
     return "\n".join(lines)
 
 
+def draw(results: dict) -> Figure:
+    """What SmBERT keeps of its teacher against the size of its encoder, by task, under teachers that all sizes have."""
+    table = Table(results)
+    sizes = [OURS, *(f"{OURS}, {name} of the encoder" for name in SIZES)]
+    figure = Figure(figsize=(6, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for task in table.tasks:
+        scores = {method: table.scores(task, method) for method in sizes}
+        for key in set.intersection(*(set(found) for found in scores.values())):
+            whole = table.teachers[key[0]]["teachers"][task]["parameters"]["encoder"]
+            points = sorted(
+                (table.runs(task, method)[key]["parameters"]["encoder"] / whole, found[key])
+                for method, found in scores.items()
+            )
+            shares, values = zip(*points, strict=True)
+            kept = [value / table.of_teacher(task, key[0]) for value in values]
+            axes.plot(shares, kept, "o-", label=f"{task}, seed {key[1]}")
+    axes.axhline(1.0, color="tab:gray", linestyle=":", label="teacher, MiniLM-L6")
+    axes.set(xlabel="share of the teacher's encoder", ylabel="share of the teacher's accuracy", xscale="log")
+    axes.set_xticks(TICKS, [f"1/{round(1 / tick)}" for tick in TICKS])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
 @app.command()
 def show():
-    print(render(RESULTS.read()))
+    results = RESULTS.read()
+    write_figure(Path(__file__).with_suffix(".png"), draw(results))
+    print(render(results))
 
 
 if __name__ == "__main__":

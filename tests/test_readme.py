@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import compactbert
 from compactbert.cli import app
-from compactbert.recipes import demonstration
+from compactbert.recipes import demonstration, load_recipe
 
 
 ROOT = Path(__file__).parent.parent
@@ -102,3 +102,21 @@ def test_figures_are_the_measured_ones(name, monkeypatch):
     assert benchmark.render(results) in README + OTHERS
     if hasattr(benchmark, "summary"):
         assert benchmark.summary(results) in README.replace("\n", " ")
+
+
+def test_the_zoo_was_made_by_the_recipes_that_make_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    zoo = importlib.import_module("zoo")
+    monkeypatch.setattr(zoo, "sentences_of", lambda task, folder: folder)
+    assert set(zoo.CHECKPOINTS) == {folder.name for folder in zoo.folders()}
+    for name, checkpoint in zoo.CHECKPOINTS.items():
+        if not checkpoint.task or checkpoint.adapter_of:
+            continue
+        recipe = load_recipe(zoo.recipe_of(checkpoint, tmp_path, tmp_path))
+        report = json.loads((ROOT / "zoo" / name / "report.json").read_text())
+        made = [settings for stage in report["settings"]["recipe"]["stages"] for settings in stage.values()]
+        wanted = [{"name": stage.name, **stage.settings} for stage in recipe.stages]
+        for one, other in zip(made, wanted, strict=True):
+            # A published report names no folders.
+            assert {**one, "texts": ""} == {**other, "texts": ""}, name
+        assert report["recipe"]["name"] == recipe.name
