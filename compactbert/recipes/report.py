@@ -38,7 +38,7 @@ def build_report(
         trust_remote_code (`bool`): As in [`~compactbert.compress`].
 
     Returns:
-        `dict`: `points`, `result`, `teacher`, `task`, `split`, `rows`, `metric`, `environment`.
+        `dict`: `points`, `result`, `teacher`, `task`, `split`, `rows`, `metric`, `training_seconds`, `environment`.
     """
     named: list[tuple[str, str, str | Path, list[Mapping[str, Any]]]] = []
     if given_scores is not None:

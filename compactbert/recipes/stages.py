@@ -11,12 +11,12 @@ from torch.utils.data import DataLoader
 
 from ..compression import describe, prune_iteratively, prune_vocabulary
 from ..compression.importance import Method
+from ..compression.planning import largest_sizes
 from ..convert import load_pretrained
 from ..data import data_collator, encode_task, length_limit, load_task
 from ..data.tasks import as_text
 from ..evaluation import evaluate
 from ..files import check_free
-from ..structure import layer_shapes
 from ..training import distill, finetune, theseus
 from ..training.run import save_folder
 
@@ -73,8 +73,8 @@ def prune_on_task(
     loaded_task = load_task(task, data_dir, **task_options)
     loaded, tokenizer = load_pretrained(model, loaded_task.head, trust_remote_code, require_head=True)
     loaded.to(torch.accelerator.current_accelerator() or "cpu")  # type: ignore[arg-type]
-    shapes = layer_shapes(loaded.config)
-    kept = layers_kept(len(shapes), every, first, layers)
+    most = largest_sizes(loaded.config)
+    kept = layers_kept(loaded.config.num_hidden_layers, every, first, layers)
     dataset = loaded_task.evaluation if loaded_task.train is None else loaded_task.train
     sample = dataset.shuffle(seed=seed).select(range(min(rows, len(dataset))))
     encoded, _ = encode_task(loaded_task, sample, tokenizer, length_limit(loaded.config, tokenizer, max_length))
@@ -88,8 +88,8 @@ def prune_on_task(
         layers=kept,
         seed=seed,
         sequence_length=max_length,
-        heads=count_of(heads, max(shape.heads for shape in shapes)),
-        ffn=count_of(ffn, max(shape.neurons for shape in shapes)),
+        heads=count_of(heads, most["heads"]),
+        ffn=count_of(ffn, most["ffn"]),
         networks=networks,
         parameters=parameters,
         macs=macs,

@@ -15,12 +15,12 @@ from torch.utils.data import Subset
 
 from ..cards import render_card
 from ..compression import describe, prune_iteratively
+from ..compression.planning import largest_sizes
 from ..convert import load_pretrained, resolve_model
 from ..data import Corpus, PretrainingCollator, build_corpus
 from ..files import check_free, write_figure, write_text
 from ..provenance import command_line, public_settings
 from ..resume import work_dir_of
-from ..structure import layer_shapes
 from ..training import ib_teacher, pretrain, transfer_knowledge
 from ..training.pretraining import batches_of
 from ..training.run import save_folder
@@ -278,7 +278,7 @@ def prune_on_corpus(
     check_free(output_dir)
     loaded, tokenizer = load_pretrained(model, "ForPreTraining", trust_remote_code, require_head=True)
     loaded.to(torch.accelerator.current_accelerator() or "cpu")  # type: ignore[arg-type]
-    shapes = layer_shapes(loaded.config)
+    most = largest_sizes(loaded.config)
     data = Corpus.open(corpus)
     data.check_tokenizer(tokenizer)
     samples = Subset(data.train, range(min(rows, len(data.train))))
@@ -288,9 +288,9 @@ def prune_on_corpus(
     pruned, plan = prune_iteratively(
         loaded,
         batches,
-        layers=layers_kept(len(shapes), every, None, layers),
-        heads=count_of(heads, max(shape.heads for shape in shapes)),
-        ffn=count_of(ffn, max(shape.neurons for shape in shapes)),
+        layers=layers_kept(loaded.config.num_hidden_layers, every, None, layers),
+        heads=count_of(heads, most["heads"]),
+        ffn=count_of(ffn, most["ffn"]),
         seed=seed,
     )
     report = {"plan": describe(plan)}
