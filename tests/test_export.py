@@ -118,7 +118,7 @@ def test_the_folder_is_whole(exported):
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     assert set(report["files"]) <= set(files)
     assert {"config.json", "tokenizer.json"} <= set(files)
-    assert not list(folder.parent.glob("*.partial"))
+    assert not list(folder.parent.glob("*.new"))
 
 
 def test_what_cannot_be_exported(tmp_path, minilm_tokenizer, monkeypatch):

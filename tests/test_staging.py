@@ -92,7 +92,7 @@ def test_a_staged_model_is_complete_and_computes_the_same(folders, staged):
     assert result["kind"] == "model"
     assert result["difference"] <= 1e-5
     assert {"path": "config.json", "bytes": (folder / "config.json").stat().st_size} in result["files"]
-    assert not list(folders.glob("*.partial"))
+    assert not list(folders.glob("*.new"))
     here, there = (compactbert.predict(path, ["film is good"]) for path in (folders / "compressed", folder))
     assert here == there
     # The code is pinned to the weights: it lies beside them.
@@ -308,7 +308,7 @@ def test_a_space_gets_its_models(tmp_path):
     with pytest.raises(ValueError, match="has no `title`"):
         stage(space, tmp_path / "other", "acme/space")
     assert not (tmp_path / "other").exists()
-    assert not (tmp_path / "other.partial").exists()
+    assert not (tmp_path / "other.new").exists()
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from transformers.utils import find_adapter_config_file, logging
 
 from ..convert import load_pretrained, resolve_model
 from ..data import encode_texts, first_words, length_limit, read_table
-from ..data.tasks import FILE_SUFFIXES, as_text, check_columns, decode_utf8
+from ..data.tasks import FILE_SUFFIXES, as_text, check_columns, check_text_columns, decode_utf8
 from ..files import write_text
 from .fusion import fuse
 from .onnx import FILES as ONNX_FILES
@@ -239,6 +239,7 @@ def head_of(model: str | Path, trust_remote_code: bool) -> str:
 
 def _read_columns(source: Any, text_columns: Sequence[str], pairs: bool) -> list[list[str]]:
     if isinstance(source, str | Path) and Path(source).suffix in FILE_SUFFIXES:
+        check_text_columns(text_columns)
         table = read_table(Path(source))
         check_columns(table, text_columns, str(source))
         return [[as_text(value) for value in table[column]] for column in text_columns]
