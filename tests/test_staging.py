@@ -1,5 +1,6 @@
 """Complete repositories on disk: what is in them, what may not be, and what their cards say."""
 
+import copy
 import json
 import os
 import re
@@ -355,6 +356,14 @@ def test_a_model_without_a_record_says_so(tmp_path, minilm_tokenizer):
     assert "No measurement came with these weights" in card
     assert 'pipeline("fill-mask", model="acme/plain"' in card
     assert "Paris is the [MASK] of France." in card
+
+
+def test_the_example_of_a_language_model_has_its_own_mask_token(tmp_path, minilm_tokenizer):
+    tokenizer = copy.deepcopy(minilm_tokenizer)
+    tokenizer.mask_token = "<mask>"
+    build("smbert-uniform", "ForMaskedLM", vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert "Paris is the <mask> of France." in render_card(tmp_path)
 
 
 def test_the_zoo_is_what_the_catalogue_says(tmp_path):

@@ -190,7 +190,21 @@ def load_for_inference(
         loaded, tokenizer = load_pretrained(model, head, trust_remote_code, require_head=True)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     loaded = loaded if accelerator is None else loaded.to(accelerator)
-    return (fuse(loaded, unpad=True) if runtime == "fused" else loaded), tokenizer
+    return (fuse(merged(loaded), unpad=True) if runtime == "fused" else loaded), tokenizer
+
+
+def merged(model: Any) -> PreTrainedModel:
+    """The base of an adapter with the adapter in its weights; a model without one as it is.
+
+    Raises:
+        ValueError: if the adapter's method cannot be merged.
+    """
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    try:
+        return model.merge_and_unload()
+    except (AttributeError, NotImplementedError, ValueError) as error:
+        raise ValueError(f"The adapter has to be merged into its base for this runtime, and cannot: {error}") from error
 
 
 def _load_onnx(folder: Path, runtime: str) -> tuple[OnnxClassifier, PreTrainedTokenizerBase]:
