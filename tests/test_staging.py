@@ -13,6 +13,7 @@ import torch
 import yaml
 from families import build
 from huggingface_hub import ModelCard, SpaceCard
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification
 
@@ -386,6 +387,20 @@ def test_the_zoo_is_what_the_catalogue_says(tmp_path):
     assert all(len(row) == len(header) for row in rows)
     with pytest.raises(ValueError, match="The zoo has no 'nothing'"):
         find_entry("nothing")
+
+
+def test_a_pull_takes_up_an_earlier_try_of_its_own_revision_alone(tmp_path, monkeypatch):
+    def download(repo_id, revision, local_dir):
+        local_dir.mkdir(exist_ok=True)
+        (local_dir / f"{revision}.json").touch()
+        if revision == "v1":
+            raise LocalEntryNotFoundError("cut")
+
+    monkeypatch.setattr("compactbert.hub.catalogue.snapshot_download", download)
+    name = read_catalogue()[0]["name"]
+    with pytest.raises(ConnectionError, match="cut"):
+        pull(name, tmp_path / "out", revision="v1")
+    assert [path.name for path in pull(name, tmp_path / "out", revision="v2").iterdir()] == ["v2.json"]
 
 
 @pytest.mark.parametrize("name", [entry["name"] for entry in read_catalogue() if "adapter_of" in entry])
