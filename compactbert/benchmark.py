@@ -169,7 +169,8 @@ def benchmark(
         `working_mb`, what a pass needs beside the weights (Linux alone). `peak_gflops`, `environment`, `files`.
 
     Raises:
-        ValueError: for an unknown runtime, model or baseline, and a shape that is too long for a model.
+        ValueError: for an unknown runtime, model or baseline, a shape that is too long for a model, or if no model runs
+            in any of the runtimes.
 
     Example:
 
@@ -203,6 +204,11 @@ def benchmark(
                     name = f"{model}, {runtime}"
                     # Not those of `made`: packed weights are no parameters.
                     built[name], macs[name], parameters[name] = made, counted, loaded.num_parameters()
+        if not built:
+            raise ValueError(
+                f"None of {list(models)} runs in {list(runtimes)}: a model without a form of ours runs in 'eager' and "
+                f"'sdpa' alone."
+            )
         first = baseline or next(iter(built))
         if first not in built:
             raise ValueError(f"`baseline` must be one of {list(built)}, got {first!r}.")

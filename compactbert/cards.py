@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
+from transformers import AutoTokenizer
 
 from .compression import count_macs
 from .data import TASKS
@@ -194,8 +195,8 @@ def _dataset(task: str | None) -> tuple[str, ...]:
 
 
 def _example(read: Folder) -> list[str]:
-    if read.head in LANGUAGE_MODELS[:2]:
-        return ["Paris is the [MASK] of France."]
+    if HEADS[read.head][0] == "fill-mask":
+        return [f"Paris is the {AutoTokenizer.from_pretrained(read.path).mask_token} of France."]
     return list(task_facts(read.task).get("example", [TEXT] * max(1, len(read.settings.get("text_columns") or ()))))
 
 

@@ -77,7 +77,8 @@ def new_folder(output_dir: Path) -> Iterator[Path]:
         ValueError: if there is something at `output_dir`.
     """
     check_free(output_dir)
-    partial = output_dir.with_name(f"{output_dir.name}.partial")
+    # Not the name of `work_dir_of`, where a run that was killed has left its checkpoints.
+    partial = output_dir.with_name(f"{output_dir.name}.new")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:

@@ -333,8 +333,8 @@ def inspect(
 ) -> dict[str, Any]:
     """
     Draws a model from the inside, into a folder: `attention.png` (of `text`, or the first of the task's),
-    `attention_statistics.png` and `embeddings.png` (of the task's texts) and `losses.png` (if the folder of the model
-    says how it was trained), with the numbers in `inspection.json`.
+    `attention_statistics.png` (of `text` and the task's texts), `embeddings.png` (of the task's) and `losses.png` (if
+    the folder of the model says how it was trained), with the numbers in `inspection.json`.
 
     Args:
         model (`str` or `Path`):

@@ -1,6 +1,7 @@
-"""Tiny models of every family, uniform and with layers that differ: what the model tests run over."""
+"""Tiny models of every family, uniform and with layers that differ: what the model tests run over; what they share."""
 
 import torch
+from transformers import TrainerCallback
 
 import modeling_mobilebert_md
 import modeling_smbert
@@ -94,3 +95,31 @@ def inputs_for(model, batch_size: int = 3, length: int = 9, seed: int = 1, label
 def tensors_of(output) -> dict:
     """The prediction tensors of an output, without loss, hidden states and attentions."""
     return {key: value for key, value in output.items() if isinstance(value, torch.Tensor) and key != "loss"}
+
+
+def stacked_networks(layer):
+    return list(getattr(layer, "ffn", ()))
+
+
+def snapshot(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def assert_same_weights(one, other):
+    torch.testing.assert_close(dict(one.state_dict()), dict(other.state_dict()), rtol=0, atol=0)
+
+
+class StopAt(TrainerCallback):
+    """Ends a run as a kill does: nothing is finished."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.step

@@ -23,6 +23,7 @@ import compactbert
 from compactbert.adapters import BottleneckConfig, adapter_config, fit_config, get_peft_model, list_methods
 from compactbert.hub import run_without_packages
 from compactbert.inference import fuse
+from compactbert.inference.prediction import merged
 from compactbert.structure import FAMILIES
 from modeling_mobilebert_md import (
     IbBertConfig,
@@ -777,6 +778,19 @@ def test_bad_arguments_leave_no_output(base, reviews, tmp_path, change, message)
     with pytest.raises(ValueError, match=message):
         compactbert.adapt(**arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["reviews.csv"]
+
+
+def test_a_saved_adapter_runs_fused(adapter):
+    texts = ["good", "bad"]
+    plain, fused = (compactbert.predict(adapter, texts, runtime=runtime) for runtime in ("torch", "fused"))
+    assert [row["score"] for row in fused] == pytest.approx([row["score"] for row in plain], abs=1e-5)
+
+
+def test_an_adapter_that_cannot_be_merged_says_so():
+    model = build("smbert-uniform", "ForSequenceClassification")
+    adapted = get_peft_model(model, BottleneckConfig(task_type="SEQ_CLS"))
+    with pytest.raises(ValueError, match="has to be merged .* and cannot: Bottleneck adapters are not linear"):
+        merged(adapted)
 
 
 def test_an_adapter_is_merged_before_a_model_is_fused():

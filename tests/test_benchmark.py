@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 from families import build
-from transformers import BertConfig, DistilBertConfig
+from transformers import BertConfig, DistilBertConfig, ElectraConfig
 
 from compactbert.benchmark import benchmark, benchmark_rows, measure_latency, parse_shape
 from compactbert.provenance import environment
@@ -51,6 +51,7 @@ def tiny(tmp_path, monkeypatch):
     known = {
         "bert-base": (BertConfig, sizes | {"vocab_size": 50}),
         "distilbert": (DistilBertConfig, {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "vocab_size": 50}),
+        "electra": (ElectraConfig, sizes | {"vocab_size": 50, "embedding_size": 16}),
     }
     monkeypatch.setattr("compactbert.benchmark.KNOWN", known)
     return tmp_path
@@ -107,6 +108,7 @@ def test_threads_are_set_for_the_measurement_alone(tiny, monkeypatch):
         ({"baseline": "bert-base, fast"}, "`baseline` must be one of"),
         ({"shapes": [(1, 4000)]}, "1x4000 is longer"),
         ({"models": ["no-such-model"]}, "no-such-model"),
+        ({"models": ["electra"], "runtimes": ["fused"]}, r"None of \['electra'\] runs in \['fused'\]"),
     ],
 )
 def test_what_cannot_be_benchmarked(tiny, arguments, message):

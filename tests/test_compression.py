@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, TASKS, build, inputs_for, tensors_of
+from families import FAMILIES, TASKS, assert_same_weights, build, inputs_for, stacked_networks, tensors_of
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
@@ -63,10 +63,6 @@ def plan_for(model, seed=0, **targets):
     return plan_pruning(score_importance(model, [], "random", seed=seed), model.config, **targets)
 
 
-def stacked_networks(layer):
-    return list(getattr(layer, "ffn", ()))
-
-
 def skip(module, args, output):
     return args[0]
 
@@ -94,10 +90,6 @@ def assert_same_predictions(one, other, inputs, **tolerance):
     one, other = tensors_of(one(**inputs)), tensors_of(other(**inputs))
     assert one
     torch.testing.assert_close(one, other, **tolerance or CLOSE)
-
-
-def assert_same_weights(one, other):
-    torch.testing.assert_close(dict(one.state_dict()), dict(other.state_dict()), rtol=0, atol=0)
 
 
 # Pruning

@@ -254,6 +254,14 @@ def test_load_pretrained_puts_a_new_head_on_the_other_families(source, tmp_path,
         load_pretrained(tmp_path, "ForSequenceClassification", require_head=True)
 
 
+def test_weights_in_half_precision_arrive_in_float32(tmp_path, minilm_tokenizer):
+    fields = {"vocab_size": len(minilm_tokenizer)}
+    save(build("smbert-uniform", **fields).half(), tmp_path / "ours", minilm_tokenizer)
+    save(transformers.BertModel(BertConfig(**BERT | fields)).bfloat16(), tmp_path / "theirs", minilm_tokenizer)
+    for name in ("ours", "theirs"):
+        assert {tensor.dtype for tensor in load_pretrained(tmp_path / name, "")[0].parameters()} == {torch.float32}
+
+
 def test_a_trained_head_of_distilbert_is_not_dropped(tmp_path, minilm_tokenizer):
     config = DistilBertConfig(**DISTIL | {"vocab_size": len(minilm_tokenizer)})
     theirs = transformers.DistilBertForSequenceClassification(config)
@@ -276,17 +284,18 @@ def test_corrupt_and_truncated_weights_are_refused(tmp_path, minilm_tokenizer):
             load_pretrained(tmp_path, "ForSequenceClassification")
 
 
-def test_weights_of_another_shape_or_family_are_refused(tmp_path, minilm_tokenizer):
+@pytest.mark.parametrize("head", ["", "ForSequenceClassification"])
+def test_weights_of_another_shape_or_family_are_refused(head, tmp_path, minilm_tokenizer):
     save(build("smbert-uniform"), tmp_path, minilm_tokenizer)
     config = build("smbert-uniform", hidden_size=64).config
     config.save_pretrained(tmp_path)
     with pytest.raises(
         ValueError, match=r"encoder differ in shape, such as .*32.* in the weights, .*64.* in the model"
     ):
-        load_pretrained(tmp_path, "ForSequenceClassification")
+        load_pretrained(tmp_path, head)
     build("mobilebert_md-uniform").config.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="does not fit its configuration|has no weights for"):
-        load_pretrained(tmp_path, "ForSequenceClassification")
+        load_pretrained(tmp_path, head)
 
 
 def test_the_head_of_another_task_is_replaced(tmp_path, minilm_tokenizer):

@@ -7,6 +7,8 @@ import pytest
 
 from compactbert.data import TASKS, compute_metrics, encode_task, encode_texts, load_task, load_texts, score_logits
 from compactbert.data.docstrings import AREA_NAMES, read_docstrings
+from compactbert.data.metrics import METRICS
+from compactbert.data.tasks import METRICS_OF_PROBLEM
 
 
 DATA = os.environ.get("COMPACTBERT_DATA")
@@ -180,6 +182,7 @@ def test_text_that_is_all_numbers_is_encoded_as_text(tmp_path, minilm_tokenizer)
     ("options", "message"),
     [
         ({"problem": "classification"}, "`problem` must be one of"),
+        ({"text_columns": ["a", "b", "c"]}, r"`text_columns` takes one or two columns, got \['a', 'b', 'c'\]"),
         ({"max_train_rows": 0}, "`max_train_rows` must be at least 1, got 0"),
         ({"max_evaluation_rows": -1}, "`max_evaluation_rows` must be at least 1"),
     ],
@@ -192,13 +195,20 @@ def test_bad_options_are_refused(options, message):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"text": [["a", "b"]], "label": [["O"]]}, "Row 0 of task .* has 2 tokens but 1 labels"),
+        ({"text": [["a", "b"]], "label": [["O"]]}, "Row 0 of the test split of task .* has 2 tokens but 1 labels"),
         ({"text": ["x"], "label": [[1, 0, 1]]}, "look like rows of zeros and ones"),
     ],
 )
 def test_labels_that_do_not_fit_their_rows_are_refused(tmp_path, columns, message):
     write(tmp_path / "test.parquet", **columns)
     with pytest.raises(ValueError, match=message):
+        load_task(str(tmp_path))
+
+
+def test_labels_of_every_split_must_fit_their_rows(tmp_path):
+    write(tmp_path / "train.parquet", text=[["a", "b"]], label=[["O", "X"]])
+    write(tmp_path / "test.parquet", text=[["a", "b"]], label=[["O"]])
+    with pytest.raises(ValueError, match="Row 0 of the test split of task .* has 2 tokens but 1 labels"):
         load_task(str(tmp_path))
 
 
@@ -301,6 +311,8 @@ def test_scores_of_every_problem(tmp_path):
 
 def test_every_known_task_has_metrics_of_its_own_or_of_its_problem():
     assert {"sst2", "mrpc", "rte", "cola", "stsb", "qnli", "qqp", "mnli", "paws-x/en", "conll2003"} <= TASKS.keys()
+    named = [*METRICS_OF_PROBLEM.values(), *(spec.metrics for spec in TASKS.values())]
+    assert set().union(*named) <= METRICS.keys()
 
 
 @needs_data

@@ -4,10 +4,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset, concatenate_datasets
-from families import build
+from families import StopAt, assert_same, build, snapshot
 from safetensors.torch import load_file
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
-from transformers import TrainerCallback
 
 from compactbert.training import (
     DistillationConfig,
@@ -130,16 +129,6 @@ def make_trainer(folder, student, teacher, rows=None, *, loss_terms=None, collat
 def loss_on(trainer, rows):
     """The loss of a batch of rows, as in training."""
     return trainer.compute_loss(trainer.model.train(), trainer.data_collator(list(rows)))
-
-
-def snapshot(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def assert_same(one, other):
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert torch.equal(tensor, other[name]), name
 
 
 def count_forwards(model):
@@ -365,16 +354,6 @@ def test_evaluation_is_the_students_own_and_asks_no_teacher(tmp_path):
     with torch.no_grad():
         assert metrics["eval_loss"] == pytest.approx(student.eval()(**collate(list(rows))).loss.item(), rel=1e-6)
     assert sizes == []
-
-
-class StopAt(TrainerCallback):
-    """Ends a run as a kill does: nothing is finished."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = state.global_step == self.step
 
 
 def test_a_run_that_continues_ends_with_the_weights_of_one_that_was_not_interrupted(tmp_path):

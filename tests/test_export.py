@@ -112,20 +112,21 @@ def test_weights_have_7_bits_without_vnni(exported, minilm_tokenizer, tmp_path, 
 
 
 def test_the_folder_is_whole(exported):
-    _, folder, report = exported
+    model, folder, report = exported
     assert json.loads((folder / "export.json").read_text()) == report
     assert report["max_error"] <= 1e-5
+    assert model.config.architectures is None
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     assert set(report["files"]) <= set(files)
     assert {"config.json", "tokenizer.json"} <= set(files)
-    assert not list(folder.parent.glob("*.partial"))
+    assert not list(folder.parent.glob("*.new"))
 
 
 def test_what_cannot_be_exported(tmp_path, minilm_tokenizer, monkeypatch):
     model = build("smbert-uneven", "ForSequenceClassification", vocab_size=len(minilm_tokenizer))
     with pytest.raises(ValueError, match="`int8` must be of"):
         export_onnx(model, minilm_tokenizer, tmp_path / "out", int8=["int4"])
-    with pytest.raises(ValueError, match="needs `calibration`"):
+    with pytest.raises(ValueError, match=r"needs `calibration`.* from a `task` \(`--task`\)"):
         export_onnx(model, minilm_tokenizer, tmp_path / "out", int8=["static"])
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
@@ -138,11 +139,13 @@ def test_what_cannot_be_exported(tmp_path, minilm_tokenizer, monkeypatch):
 
 
 def test_a_failed_export_leaves_nothing(tmp_path, minilm_tokenizer, monkeypatch):
-    model = build("smbert-uneven", "ForSequenceClassification", vocab_size=len(minilm_tokenizer))
+    model = build("smbert-uneven", "ForSequenceClassification", vocab_size=len(minilm_tokenizer)).bfloat16()
     monkeypatch.setattr("compactbert.inference.onnx_export._trace", lambda fused: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export_onnx(model, minilm_tokenizer, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+    # Exported in float32, but not changed.
+    assert model.dtype == torch.bfloat16
 
 
 def test_a_runtime_without_its_file_is_refused(tmp_path):

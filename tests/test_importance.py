@@ -5,18 +5,10 @@ import copy
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, STAGES, UNEVEN, build, inputs_for, tensors_of
+from families import FAMILIES, STAGES, UNEVEN, assert_same_weights, build, inputs_for, stacked_networks, tensors_of
 from torch import nn
 
 from compactbert.compression import plan_pruning, prune, score_importance
-
-
-def stacked_networks(layer):
-    return list(getattr(layer, "ffn", ()))
-
-
-def assert_same_weights(one, other):
-    torch.testing.assert_close(dict(one.state_dict()), dict(other.state_dict()), rtol=0, atol=0)
 
 
 def assert_same_scores(one, other, **tolerance):

@@ -70,6 +70,8 @@ def test_pairs_of_lines_and_columns(classifier, tmp_path):
     assert compactbert.predict(classifier, tmp_path / "pairs.tsv", pairs=True) == expected
     (tmp_path / "pairs.csv").write_text("a,b\none,two\n")
     assert compactbert.predict(classifier, tmp_path / "pairs.csv", text_columns=["a", "b"]) == expected
+    with pytest.raises(ValueError, match="`text_columns` takes one or two columns"):
+        compactbert.predict(classifier, tmp_path / "pairs.csv", text_columns=["a", "b", "b"])
 
 
 def test_long_texts_are_cut_and_counted(classifier, caplog, monkeypatch):

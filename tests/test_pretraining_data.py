@@ -394,7 +394,7 @@ def test_bad_files(tmp_path, minilm_tokenizer, name, content, message):
     with pytest.raises(ValueError, match=message):
         build(tmp_path / "corpus", minilm_tokenizer, [good, source])
     assert not (tmp_path / "corpus").exists()
-    assert not (tmp_path / "corpus.partial").exists()
+    assert not (tmp_path / "corpus.new").exists()
 
 
 def test_a_table_without_the_column(tmp_path, minilm_tokenizer):
@@ -481,8 +481,8 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, corpus, minilm_tokenizer)
         build(folder, minilm_tokenizer, rows(), shard_tokens=100)
     assert [path for path in tmp_path.iterdir() if not path.name.startswith(".")] == []
     # What a killed process leaves.
-    (tmp_path / "corpus.partial" / "train").mkdir(parents=True)
-    (tmp_path / "corpus.partial" / "train" / "tokens-00009.npy").write_bytes(b"half")
+    (tmp_path / "corpus.new" / "train").mkdir(parents=True)
+    (tmp_path / "corpus.new" / "train" / "tokens-00009.npy").write_bytes(b"half")
     assert build(folder, minilm_tokenizer).index == corpus.index
     assert [path for path in tmp_path.iterdir() if not path.name.startswith(".")] == [folder]
 

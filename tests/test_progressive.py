@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import build, inputs_for
+from families import build, inputs_for, snapshot
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
@@ -113,10 +113,6 @@ def make_trainer(folder, student=None, teacher=None, callbacks=None, rows=None, 
         train_dataset=Epochs(rows or make_rows()),
         callbacks=callbacks,
     )
-
-
-def snapshot(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def changed(before, model):

@@ -102,10 +102,12 @@ def test_un_is_read():
         (lambda text: text[:-40], "UN list, line 19: expected well-formed XML"),
         (lambda text: text.replace("<REFERENCE_NUMBER>CDe.001</REFERENCE_NUMBER>", ""), "line 16: .*REFERENCE_NUMBER"),
         (lambda text: text.replace("CDe.001", "CDi.001"), "line 16: CDi.001 is there twice"),
+        (lambda text: text.replace(">1974<", ">about 1974<"), "line 4: expected a birth date .* got '1973/about 1974'"),
+        (lambda text: text.replace("CDe.001", "C" * 101), "at most 100 characters, got 101: 'CCC"),
         (lambda text: re.sub("CONSOLIDATED_LIST", "OTHER", text), "expected a CONSOLIDATED_LIST"),
         (lambda text: re.sub("<(INDIVIDUALS|ENTITIES)>.*</\\1>", "", text, flags=re.DOTALL), "at least one entry"),
     ],
-    ids=["cut off", "reference", "twice", "root", "empty"],
+    ids=["cut off", "reference", "twice", "birth date", "long", "root", "empty"],
 )
 def test_broken_un_says_where(change, message):
     with pytest.raises(ListError, match=message):
@@ -135,8 +137,9 @@ def test_a_table_is_read_from_csv_parquet_and_json_lines():
     pyarrow.parquet.write_table(table, sink)
     (entry,) = read_table(sink.getvalue().to_pybytes(), list_name="pep")
     assert (entry.names, entry.countries) == (("Ann Lee", "Энн Ли"), ("Abkhazia",))
-    record = {"RECORD_ID": "Q1", "NAMES": [{"NAME_FULL": "Ann Lee"}], "DATES": [{"DATE_OF_BIRTH": "1970"}]}
-    (entry,) = read_table(json.dumps(record).encode(), list_name="pep")
+    record = {"RECORD_ID": "Q1", "NAMES": [{"NAME_FULL": "Ann\u2028Lee"}], "DATES": [{"DATE_OF_BIRTH": "1970"}]}
+    # What ends a line elsewhere does not end a record.
+    (entry,) = read_table(json.dumps(record, ensure_ascii=False).encode(), list_name="pep")
     assert (entry.source_id, entry.birth_dates) == ("Q1", ("1970",))
 
 
@@ -159,6 +162,12 @@ def test_a_table_is_read_from_csv_parquet_and_json_lines():
 def test_a_broken_table_says_where(text, message):
     with pytest.raises(ListError, match=message):
         read_table(text.encode("latin-1"), list_name="own")
+
+
+def test_a_list_with_a_long_name_is_refused():
+    for text in (SDN, UN, "id,name\n1,Ann\n"):
+        with pytest.raises(ListError, match="at most 100 characters, got 101"):
+            read_list(text.encode(), list_name="n" * 101)
 
 
 def test_formats_are_told_apart():

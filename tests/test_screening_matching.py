@@ -121,6 +121,7 @@ def test_thresholds_are_per_list():
     ("fields", "message"),
     [
         ({"id": " ", "name": "Ann"}, "`id`"),
+        ({"id": "1" * 101, "name": "Ann"}, "an `id` of at most 100 characters, got 101"),
         ({"id": "1", "name": "..."}, "`name` with letters"),
         ({"id": "1", "name": "Ann" * 1000}, "at most 500 characters"),
         ({"id": "1", "name": "Ann", "kind": "dog"}, "`kind`"),
@@ -167,5 +168,7 @@ def test_names_that_many_bear_are_all_reported():
 def test_hostile_names_are_only_names():
     listed = Entry("own", "1", "person", ("<script>alert(1)</script>", "=1+1", "a" * 5000))
     screener = Screener([listed])
-    for name in ("<script>alert(1)</script>", "a" * 500, "a " * 200, "\u202eevil name", "\x00 null"):
-        screener.screen(Customer("c", name))
+    (match,) = screener.screen(Customer("c", "<script>alert(1)</script>"))
+    assert (match.score, match.listed_name) == (1.0, "<script>alert(1)</script>")
+    for name in ("a" * 500, "a " * 200, "\u202eevil name", "\x00 null"):
+        assert screener.screen(Customer("c", name)) == []

@@ -34,6 +34,7 @@ from screening.learning import (
 )
 from screening.lists import Entry
 from screening.matching import Customer
+from screening.photos import attach_photo
 from screening.review import ReviewError, change_setting, decide, get_alert, list_alerts, read_audit
 from screening.store import champion, import_list, rescreen, save_customers, write_setting
 
@@ -292,6 +293,17 @@ def test_no_model_learns_from_what_is_held_out(taught, monkeypatch):
     assert 0 < decisions.held_out.sum() < 30
     assert set(groups).isdisjoint(decisions[decisions.held_out].groups)
     assert len(groups) == 30 - decisions.held_out.sum()
+
+
+def test_a_photograph_makes_no_decision_newer(database, monkeypatch):
+    save_customers(database, [SAME_DAY], officer="setup")
+    (alert,) = list_alerts(database)
+    review(database, alert["id"], "match")
+    monkeypatch.setattr("screening.database.now", lambda: later(0))
+    attach_photo(database, alert["id"], "customer", b"", officer="anna")
+    with database.reading() as connection:
+        (closed_at,) = learning.read_decisions(connection).closed_at
+    assert closed_at < later(0) == read_audit(database)[0]["at"]
 
 
 def test_an_officer_rolls_a_model_back_with_a_reason(database, cleared):

@@ -356,6 +356,13 @@ def test_a_setting_that_may_not_be_is_refused(database, name, value, reason):
     assert actions(database) == []
 
 
+def test_a_list_that_there_is_not_has_no_threshold(database):
+    import_list(database, [KARPOV], officer="anna")
+    with pytest.raises(ReviewError, match=r"no list 'Own': expected one of \['own'\]"):
+        change_setting(database, "threshold:Own", 0.6, officer="anna", reason="try")
+    assert actions(database) == ["import"]
+
+
 def test_csv_holds_no_formula():
     formulas = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "＝1"]
     others = ["plain", 'a "quoted", cell', "0.75", "", '{"a": "б"}']

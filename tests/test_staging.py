@@ -1,5 +1,6 @@
 """Complete repositories on disk: what is in them, what may not be, and what their cards say."""
 
+import copy
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import torch
 import yaml
 from families import build
 from huggingface_hub import ModelCard, SpaceCard
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification
 
@@ -92,7 +94,7 @@ def test_a_staged_model_is_complete_and_computes_the_same(folders, staged):
     assert result["kind"] == "model"
     assert result["difference"] <= 1e-5
     assert {"path": "config.json", "bytes": (folder / "config.json").stat().st_size} in result["files"]
-    assert not list(folders.glob("*.partial"))
+    assert not list(folders.glob("*.new"))
     here, there = (compactbert.predict(path, ["film is good"]) for path in (folders / "compressed", folder))
     assert here == there
     # The code is pinned to the weights: it lies beside them.
@@ -309,7 +311,7 @@ def test_a_space_gets_its_models(tmp_path):
     with pytest.raises(ValueError, match="has no `title`"):
         stage(space, tmp_path / "other", "acme/space")
     assert not (tmp_path / "other").exists()
-    assert not (tmp_path / "other.partial").exists()
+    assert not (tmp_path / "other.new").exists()
 
 
 @pytest.mark.parametrize(
@@ -358,6 +360,14 @@ def test_a_model_without_a_record_says_so(tmp_path, minilm_tokenizer):
     assert "Paris is the [MASK] of France." in card
 
 
+def test_the_example_of_a_language_model_has_its_own_mask_token(tmp_path, minilm_tokenizer):
+    tokenizer = copy.deepcopy(minilm_tokenizer)
+    tokenizer.mask_token = "<mask>"
+    build("smbert-uniform", "ForMaskedLM", vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert "Paris is the <mask> of France." in render_card(tmp_path)
+
+
 def test_the_zoo_is_what_the_catalogue_says(tmp_path):
     entries = read_catalogue()
     for entry in entries:
@@ -378,6 +388,20 @@ def test_the_zoo_is_what_the_catalogue_says(tmp_path):
     assert all(len(row) == len(header) for row in rows)
     with pytest.raises(ValueError, match="The zoo has no 'nothing'"):
         find_entry("nothing")
+
+
+def test_a_pull_takes_up_an_earlier_try_of_its_own_revision_alone(tmp_path, monkeypatch):
+    def download(repo_id, revision, local_dir):
+        local_dir.mkdir(exist_ok=True)
+        (local_dir / f"{revision}.json").touch()
+        if revision == "v1":
+            raise LocalEntryNotFoundError("cut")
+
+    monkeypatch.setattr("compactbert.hub.catalogue.snapshot_download", download)
+    name = read_catalogue()[0]["name"]
+    with pytest.raises(ConnectionError, match="cut"):
+        pull(name, tmp_path / "out", revision="v1")
+    assert [path.name for path in pull(name, tmp_path / "out", revision="v2").iterdir()] == ["v2.json"]
 
 
 @pytest.mark.parametrize("name", [entry["name"] for entry in read_catalogue() if "adapter_of" in entry])

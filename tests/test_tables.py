@@ -9,6 +9,8 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import List as ListOf
 from families import build
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from compactbert.cli import app
@@ -25,6 +27,7 @@ from compactbert.data import (
     write_table,
 )
 from compactbert.data.description import describe_splits, description_rows, plot_description
+from compactbert.data.splitting import write_splits
 
 
 def run(*arguments):
@@ -93,11 +96,11 @@ def test_pairs_are_duplicates_only_together():
 
 
 def test_leaks_are_counted_for_every_pair_of_splits():
-    splits = {"train": ["a", "b", LONG], "validation": ["A", "c"], "test": ["c", "d", LONG + " fast"]}
+    splits = {"train": ["a", "b", LONG], "validation": ["A", "c"], "test": ["c", "d", "a", LONG + " fast"]}
     tables = {name: Dataset.from_dict({"text": texts}) for name, texts in splits.items()}
-    leaks = {"validation in train": 1, "test in train": 0, "test in validation": 1}
+    leaks = {"validation in train": 1, "test in train": 1, "test in validation": 2}
     assert count_leaks(tables, ["text"]) == leaks
-    assert count_leaks(tables, ["text"], near=0.8) == leaks | {"test in train": 1}
+    assert count_leaks(tables, ["text"], near=0.8) == leaks | {"test in train": 2}
 
 
 def table_of(rows=200):
@@ -129,6 +132,14 @@ def test_leakage_is_refused_or_reported():
     with pytest.raises(ValueError, match=r"would be in two splits \(15 of validation in train, .*data dedupe"):
         split(table)
     assert split(table, leakage="report")[1]["test in train"] == 15
+
+
+def test_a_written_split_leaves_an_unfinished_run_of_that_name_alone(tmp_path):
+    checkpoint = tmp_path / "out.partial" / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    write_splits(split(table_of())[0], tmp_path / "out", ".csv")
+    assert checkpoint.is_dir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.partial"]
 
 
 @pytest.mark.parametrize(
@@ -322,6 +333,13 @@ def test_a_model_without_a_mask_token_is_refused(minilm_tokenizer):
         MaskFiller(build("smbert-uneven", "ForMaskedLM"), tokenizer)
 
 
+def test_a_tokenizer_that_marks_words_is_refused():
+    backend = Tokenizer(models.BPE({"<unk>": 0, "<mask>": 1, "\u0120good": 2}, []))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="<mask>", unk_token="<unk>")
+    with pytest.raises(ValueError, match="`tokenizer` must have a WordPiece model"):
+        MaskFiller(build("smbert-uneven", "ForMaskedLM"), tokenizer)
+
+
 def test_a_dataset_is_described(tmp_path, minilm_tokenizer):
     train = Dataset.from_dict({"text": ["one", "one two", "one", "word " * 20], "label": ["a", "b", "a", "a"]})
     test = Dataset.from_dict({"text": ["ONE", "three"], "label": ["a", "c"]})
@@ -338,6 +356,15 @@ def test_a_dataset_is_described(tmp_path, minilm_tokenizer):
     assert ("also in train", "", 1) in rows
     plot_description(description, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("labels", "panels"), [(["a", "b"], 2), ([0.5, 4.5], 1)])
+def test_only_labels_that_are_counted_are_drawn(labels, panels, tmp_path, minilm_tokenizer, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("compactbert.data.description.write_figure", lambda path, figure: drawn.append(figure))
+    table = Dataset.from_dict({"text": ["one", "two"], "label": labels})
+    plot_description(describe_splits({"train": table}, minilm_tokenizer), tmp_path / "plot.png")
+    assert len(drawn[0].axes) == panels
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

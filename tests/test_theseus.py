@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from families import build, inputs_for
+from families import StopAt, assert_same, build, inputs_for, snapshot
 from safetensors.torch import load_file
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 import compactbert
 from compactbert.training import TheseusConfig, TheseusTrainer, theseus
@@ -73,32 +73,12 @@ def make_trainer(folder, predecessor, layers=2, *, successor_layers=None, callba
     )
 
 
-def snapshot(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def assert_same(one, other):
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert torch.equal(tensor, other[name]), name
-
-
 def drawn_layers(trainer, step):
     """Which of the successor's layers stand in at a step."""
     own = list(trainer.model.base_model.encoder.layer)
     with trainer._assembled(step):
         present = list(trainer.model.base_model.encoder.layer)
     return tuple(layer in present for layer in own)
-
-
-class StopAt(TrainerCallback):
-    """Ends a run as a kill does: nothing is finished."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = state.global_step == self.step
 
 
 @pytest.mark.parametrize(

@@ -417,6 +417,8 @@ def load_checkpoint(
             config=config,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            # Not that of the file: what is trained, fused or compared is float32.
+            dtype=torch.float32,
             # The head of another task is replaced; below, anything else is refused.
             ignore_mismatched_sizes=True,
         )
@@ -432,7 +434,8 @@ def load_checkpoint(
         raise ValueError(
             f"The checkpoint {str(source)!r} does not fit its configuration: {str(error).splitlines()[0]}"
         ) from error
-    prefix = f"{loaded.base_model_prefix}."
+    # A base model's own weights have none.
+    prefix = "" if loaded.base_model is loaded else f"{loaded.base_model_prefix}."
     misfits = sorted(info["mismatched_keys"])
     if encoder_misfits := [misfit for misfit in misfits if misfit[0].startswith(prefix)]:
         name, found, expected = encoder_misfits[0]
@@ -440,7 +443,7 @@ def load_checkpoint(
             f"The checkpoint {str(source)!r} does not fit its configuration: {len(encoder_misfits)} tensors of the "
             f"encoder differ in shape, such as {name!r}: {tuple(found)} in the weights, {tuple(expected)} in the model."
         )
-    lost = sorted(key for key in info["missing_keys"] if key.startswith(prefix) and ".pooler." not in key)
+    lost = sorted(key for key in info["missing_keys"] if key.startswith(prefix) and "pooler." not in key)
     if lost:
         raise ValueError(
             f"The checkpoint {str(source)!r} has no weights for {len(lost)} tensors of the encoder of "

@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args
 
 import torch
 from datasets import ClassLabel, Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from tokenizers.models import WordPiece
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .cleaning import HAN
 from .tasks import check_columns, decode_utf8
@@ -55,7 +56,7 @@ class MaskFiller:
         model ([`~transformers.PreTrainedModel`]):
             A model `ForMaskedLM`, of ours or of transformers.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer.
+            Its tokenizer, with a WordPiece model: others mark the words in their vocabulary.
         batch_size (`int`, *optional*, defaults to 64):
             Texts at a time.
         max_length (`int`, *optional*, defaults to 128):
@@ -64,7 +65,7 @@ class MaskFiller:
             Draw from so many of the likeliest words, by their probability.
 
     Raises:
-        ValueError: if the tokenizer has no mask token.
+        ValueError: if the tokenizer is of another kind or has no mask token.
 
     Example:
 
@@ -90,6 +91,12 @@ class MaskFiller:
     ):
         if tokenizer.mask_token is None:
             raise ValueError("The tokenizer of `model` has no mask token: choose a model for masked words.")
+        backend = tokenizer.backend_tokenizer if isinstance(tokenizer, PreTrainedTokenizerFast) else None
+        if backend is None or not isinstance(backend.model, WordPiece):
+            raise ValueError(
+                f"`tokenizer` must have a WordPiece model of the `tokenizers` library, got {type(tokenizer).__name__}: "
+                f"choose a model that has one, such as a BERT."
+            )
         self.model, self.tokenizer = model.eval(), tokenizer
         self.batch_size, self.choices = batch_size, choices
         self.max_length = min(max_length, model.config.max_position_embeddings, tokenizer.model_max_length)

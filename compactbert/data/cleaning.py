@@ -110,7 +110,8 @@ def clean(dataset: Dataset, text_columns: Sequence[str] = ("text",), **options: 
         The table, and how many `rows` there were, were `changed` and are `left`.
 
     Raises:
-        ValueError: for an unknown option, or if a column is missing or has missing values.
+        TypeError: for an unknown option.
+        ValueError: for another language, or if a column is missing or has missing values.
 
     Example:
 

@@ -147,10 +147,13 @@ def description_rows(description: Mapping[str, Any]) -> tuple[tuple[str, ...], l
 
 
 def plot_description(description: Mapping[str, Any], path: Path) -> None:
-    """Draws lengths and labels of every split as PNG."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    """Draws lengths, and labels if there are some, of every split as PNG."""
     splits = description["splits"]
+    # Quartiles of values are no counts.
+    counted = (name for split in splits.values() for name, count in split["labels"].items() if isinstance(count, int))
+    labels = list(dict.fromkeys(counted))[:MAX_BARS]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, *rest = figure.subplots(1, 2 if labels else 1, squeeze=False)[0]
     bins = np.linspace(0, max(split["tokens"]["most"] for split in splits.values()) + 1, 41)
     for name, split in splits.items():
         counts = split["token_counts"]
@@ -159,13 +162,13 @@ def plot_description(description: Mapping[str, Any], path: Path) -> None:
     left.axvline(description["max_length"], color="black", linestyle="--", label="maximum length")
     left.set(xlabel="tokens", ylabel="share of rows")
     left.legend()
-    labels = list(dict.fromkeys(label for split in splits.values() for label in split["labels"]))[:MAX_BARS]
-    places, width = np.arange(len(labels)), 0.8 / len(splits)
-    for i, (name, split) in enumerate(splits.items()):
-        heights = [split["labels"].get(label, 0) / split["rows"] for label in labels]
-        right.bar(places + (i - (len(splits) - 1) / 2) * width, heights, width, label=name)
-    right.set_xticks(places, labels, rotation=45, ha="right")
-    right.set(ylabel="per row")
+    for right in rest:
+        places, width = np.arange(len(labels)), 0.8 / len(splits)
+        for i, (name, split) in enumerate(splits.items()):
+            heights = [split["labels"].get(label, 0) / split["rows"] for label in labels]
+            right.bar(places + (i - (len(splits) - 1) / 2) * width, heights, width, label=name)
+        right.set_xticks(places, labels, rotation=45, ha="right")
+        right.set(ylabel="per row")
     write_figure(path, figure)
 
 

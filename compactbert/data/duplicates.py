@@ -197,18 +197,15 @@ def count_leaks(
 
     ```
     """
-    index = TextIndex(near, seed)
-    owners: list[str] = []
+    earlier: dict[str, TextIndex] = {}
     leaks: dict[str, int] = {}
     for later, dataset in splits.items():
-        leaks |= {f"{later} in {name}": 0 for name in splits if name in owners}
         texts = texts_of(dataset, text_columns)
-        for first in map(index.find, texts):
-            if first is not None:
-                leaks[f"{later} in {owners[first]}"] += 1
-        for text in texts:
-            index.add(len(owners), text)
-            owners.append(later)
+        for name, index in earlier.items():
+            leaks[f"{later} in {name}"] = sum(index.find(text) is not None for text in texts)
+        earlier[later] = TextIndex(near, seed)
+        for i, text in enumerate(texts):
+            earlier[later].add(i, text)
     return leaks
 
 

@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import json
 import re
-import shutil
 import zlib
 from array import array
 from bisect import bisect_right
@@ -32,7 +31,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from ..files import write_text
+from ..files import new_folder, write_text
 from .encoding import IGNORED_LABEL
 
 
@@ -139,13 +138,8 @@ def build_corpus(
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             return _find(folder, settings, documents)
-        partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
+        with new_folder(folder) as partial:
             _build(partial, settings, documents, tokenizer)
-            partial.replace(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return Corpus.open(folder)
 
 

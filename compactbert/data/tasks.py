@@ -266,6 +266,7 @@ def task_spec(
     problem: Problem | None = None,
 ) -> TaskSpec:
     """What is known of a task, with the columns and problem that are given; see [`load_task`]."""
+    check_text_columns(text_columns or ())
     spec = TASKS.get(name, TaskSpec())
     return replace(
         spec,
@@ -445,7 +446,9 @@ def _label(name: str, spec: TaskSpec, train: Dataset | None, evaluation: Dataset
             check_columns(dataset, [*spec.text_columns, spec.label_column], f"The {split} split of task {name!r}")
     reference = evaluation if train is None else train
     problem = spec.problem or _infer_problem(reference, spec)
-    _check_rows(problem, spec, reference, name)
+    for split, dataset in (("train", train), (evaluation_split, evaluation)):
+        if dataset is not None:
+            _check_rows(problem, spec, dataset, f"the {split} split of task {name!r}")
     label_names = [] if problem == "regression" else _label_names(spec, problem, reference)
     to_id = {label: i for i, label in enumerate(label_names)}
     # A dataset's own integers stand for its names in order.
@@ -475,6 +478,12 @@ def _label(name: str, spec: TaskSpec, train: Dataset | None, evaluation: Dataset
         evaluation=labelled(evaluation, evaluation_split),
         evaluation_split=evaluation_split,
     )
+
+
+def check_text_columns(columns: Sequence[str]) -> None:
+    """Raises a `ValueError` if there are more than a tokenizer takes."""
+    if len(columns) > 2:
+        raise ValueError(f"`text_columns` takes one or two columns, got {list(columns)}.")
 
 
 def check_columns(dataset: Dataset, columns: Sequence[str], what: str) -> None:
@@ -523,18 +532,18 @@ def _infer_problem(dataset: Dataset, spec: TaskSpec) -> Problem:
     return "regression" if isinstance(row[spec.label_column], float) else "single_label_classification"
 
 
-def _check_rows(problem: Problem, spec: TaskSpec, dataset: Dataset, name: str) -> None:
+def _check_rows(problem: Problem, spec: TaskSpec, dataset: Dataset, what: str) -> None:
     labels = list(dataset[spec.label_column])
     if problem == "token_classification":
         for i, (tokens, tags) in enumerate(zip(dataset[spec.text_columns[0]], labels, strict=True)):
             if len(tokens) != len(tags):
-                raise ValueError(f"Row {i} of task {name!r} has {len(tokens)} tokens but {len(tags)} labels.")
+                raise ValueError(f"Row {i} of {what} has {len(tokens)} tokens but {len(tags)} labels.")
     elif problem == "multi_label_classification":
         same_length = len({len(row) for row in labels}) == 1 and len(labels[0]) > 1
         if same_length and {label for row in labels for label in row} <= {0, 1}:
             raise ValueError(
-                f"The labels of task {name!r} look like rows of zeros and ones, such as {labels[0]}: list the names of "
-                f"the labels that apply instead."
+                f"The labels of {what} look like rows of zeros and ones, such as {labels[0]}: list the names of the "
+                f"labels that apply instead."
             )
 
 
@@ -568,6 +577,7 @@ __all__ = [
     "as_text",
     "check_columns",
     "check_table",
+    "check_text_columns",
     "decode_utf8",
     "load_task",
     "load_texts",

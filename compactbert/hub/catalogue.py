@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
-from ..files import check_free, move_folder
+from ..files import check_free, move_folder, new_folder
 from .publishing import clear_errors
 
 
@@ -129,14 +129,15 @@ def pull(name: str, output_dir: str | Path, *, revision: str | None = None) -> P
     entry, output_dir = find_entry(name), Path(output_dir)
     check_free(output_dir)
     local = Path(__file__).parents[2] / "zoo" / entry["name"]
-    partial = output_dir.with_name(f"{output_dir.name}.partial")
     if revision is None and local.is_dir():
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(local, partial)
+        with new_folder(output_dir) as partial:
+            shutil.copytree(local, partial, dirs_exist_ok=True)
     else:
+        # What is there of an earlier try of this revision is not fetched again.
+        fetched = f"{entry['repo_id']}@{revision or 'main'}".replace("/", "-")
+        partial = output_dir.with_name(f"{output_dir.name}.{fetched}.partial")
         with clear_errors(entry["repo_id"]):
             try:
-                # What is there of an earlier try is not fetched again.
                 snapshot_download(entry["repo_id"], revision=revision, local_dir=partial)
             except RevisionNotFoundError as error:
                 raise ValueError(f"{entry['repo_id']!r} has no revision {revision!r}.") from error
@@ -146,7 +147,7 @@ def pull(name: str, output_dir: str | Path, *, revision: str | None = None) -> P
                     f"reached: {str(error).splitlines()[0]}"
                 ) from error
         shutil.rmtree(partial / ".cache", ignore_errors=True)
-    move_folder(partial, output_dir)
+        move_folder(partial, output_dir)
     return output_dir
 
 

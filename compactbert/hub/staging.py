@@ -204,7 +204,8 @@ def _write_adapter(source: Path, target: Path, publication: Publication) -> floa
         )
     adapted: Any
     adapted, tokenizer = load_for_inference(source, read.head, trust_remote_code=True)
-    base_of = adapted.get_base_model()
+    # Where the copies that it is compared with run.
+    base_of = adapted.to("cpu").get_base_model()
     ids = _token_ids(base_of)
     with torch.no_grad():
         here = adapted(ids)[0]

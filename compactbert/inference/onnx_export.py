@@ -1,6 +1,7 @@
 """Models for other runtimes: ONNX, in float32 and int8."""
 
 import contextlib
+import copy
 import json
 import logging
 import platform
@@ -18,7 +19,7 @@ from ..data import encode_task, length_limit, load_task
 from ..files import new_folder
 from .fusion import fuse
 from .onnx import FILES, INPUTS, library
-from .prediction import head_of, load_for_inference
+from .prediction import head_of, load_for_inference, merged
 
 
 Int8 = Literal["dynamic", "static"]
@@ -79,9 +80,7 @@ def export(
     head = head_of(model, trust_remote_code)
     loaded: Any
     loaded, tokenizer = load_for_inference(model, head, trust_remote_code)
-    if hasattr(loaded, "merge_and_unload"):
-        # An adapter on its base.
-        loaded = loaded.merge_and_unload()
+    loaded = merged(loaded)
     sample: list[dict[str, Any]] = []
     if task is not None:
         loaded_task = load_task(task, data_dir, **task_options)
@@ -121,7 +120,7 @@ def export_onnx(
 
     Returns:
         `dict`: `files`, `bytes` of each, and `max_error` of the float32 model, as a share of the largest output, over
-        batches from 1x1 to 3x9 with and without padding; of int8 the `weight_bits`, which are 7 where this machine is
+        batches from 1x1 to 2x32 with and without padding; of int8 the `weight_bits`, which are 7 where this machine is
         an x86 without VNNI. Written to `export.json` too.
 
     Raises:
@@ -147,11 +146,12 @@ def export_onnx(
         raise ValueError(f"`int8` must be of {get_args(Int8)}, got {unknown}.")
     if "static" in int8 and (tokenizer is None or not calibration):
         raise ValueError(
-            '`int8="static"` needs `calibration`: rows of the kind that the model will see, and `tokenizer`.'
+            '`int8="static"` needs `calibration`, rows of the kind that the model will see, and `tokenizer`; `export` '
+            "takes both from a `task` (`--task`): name one."
         )
     with new_folder(output_dir) as partial:
         (partial / "onnx").mkdir()
-        model = model.to(device="cpu", dtype=torch.float32)  # type: ignore[call-arg]
+        model = copy.deepcopy(model).to(device="cpu", dtype=torch.float32)  # type: ignore[call-arg]
         fused = fuse(model)
         program = _trace(fused)
         program.save(str(partial / FILES["onnx"]))

@@ -26,7 +26,7 @@ from transformers.utils import find_adapter_config_file, logging
 
 from ..convert import load_pretrained, resolve_model
 from ..data import encode_texts, first_words, length_limit, read_table
-from ..data.tasks import FILE_SUFFIXES, as_text, check_columns, decode_utf8
+from ..data.tasks import FILE_SUFFIXES, as_text, check_columns, check_text_columns, decode_utf8
 from ..files import write_text
 from .fusion import fuse
 from .onnx import FILES as ONNX_FILES
@@ -190,7 +190,21 @@ def load_for_inference(
         loaded, tokenizer = load_pretrained(model, head, trust_remote_code, require_head=True)
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     loaded = loaded if accelerator is None else loaded.to(accelerator)
-    return (fuse(loaded, unpad=True) if runtime == "fused" else loaded), tokenizer
+    return (fuse(merged(loaded), unpad=True) if runtime == "fused" else loaded), tokenizer
+
+
+def merged(model: Any) -> PreTrainedModel:
+    """The base of an adapter with the adapter in its weights; a model without one as it is.
+
+    Raises:
+        ValueError: if the adapter's method cannot be merged.
+    """
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    try:
+        return model.merge_and_unload()
+    except (AttributeError, NotImplementedError, ValueError) as error:
+        raise ValueError(f"The adapter has to be merged into its base for this runtime, and cannot: {error}") from error
 
 
 def _load_onnx(folder: Path, runtime: str) -> tuple[OnnxClassifier, PreTrainedTokenizerBase]:
@@ -239,6 +253,7 @@ def head_of(model: str | Path, trust_remote_code: bool) -> str:
 
 def _read_columns(source: Any, text_columns: Sequence[str], pairs: bool) -> list[list[str]]:
     if isinstance(source, str | Path) and Path(source).suffix in FILE_SUFFIXES:
+        check_text_columns(text_columns)
         table = read_table(Path(source))
         check_columns(table, text_columns, str(source))
         return [[as_text(value) for value in table[column]] for column in text_columns]

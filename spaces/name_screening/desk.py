@@ -193,6 +193,7 @@ class Desk:
         accounts ([`Accounts`]): Who may change them.
         classifier ([`NewsClassifier`], *optional*): The first pass over news.
         photo_model ([`PhotoModel`], *optional*): Compares photographs.
+        finder ([`PersonFinder`], *optional*): Finds persons in news.
     """
 
     def __init__(

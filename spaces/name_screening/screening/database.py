@@ -31,6 +31,8 @@ from sqlalchemy import (
     select,
 )
 
+from .lists import MAX_ID
+
 
 DEFAULT_URL = "sqlite:///screening.db"
 # Seconds that a writer waits for another.
@@ -43,7 +45,7 @@ list_versions = Table(
     "list_versions",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("list_name", String(100), nullable=False, index=True),
+    Column("list_name", String(MAX_ID), nullable=False, index=True),
     Column("imported_at", String(32), nullable=False),
     Column("imported_by", String(100), nullable=False),
     Column("sha256", String(64), nullable=False),
@@ -58,8 +60,8 @@ entries = Table(
     "entries",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("list_name", String(100), nullable=False),
-    Column("source_id", String(100), nullable=False),
+    Column("list_name", String(MAX_ID), nullable=False),
+    Column("source_id", String(MAX_ID), nullable=False),
     Column("fingerprint", String(32), nullable=False),
     Column("content", JSON, nullable=False),
     # What the first pass says of the news: null without news or model, else relevant, score, reason and model.
@@ -72,7 +74,7 @@ entries = Table(
 customers = Table(
     "customers",
     metadata,
-    Column("id", String(100), primary_key=True),
+    Column("id", String(MAX_ID), primary_key=True),
     Column("fingerprint", String(32), nullable=False),
     Column("content", JSON, nullable=False),
     Column("changed_at", String(32), nullable=False),
@@ -86,8 +88,8 @@ alerts = Table(
     Column("customer_fingerprint", String(32), nullable=False),
     Column("customer", JSON, nullable=False),
     Column("entry_id", ForeignKey("entries.id"), nullable=False, index=True),
-    Column("list_name", String(100), nullable=False),
-    Column("source_id", String(100), nullable=False),
+    Column("list_name", String(MAX_ID), nullable=False),
+    Column("source_id", String(MAX_ID), nullable=False),
     Column("entry_fingerprint", String(32), nullable=False),
     Column("score", Float, nullable=False),
     Column("customer_name", Text, nullable=False),
@@ -151,7 +153,7 @@ audit = Table(
     Column("who", String(100), nullable=False),
     Column("action", String(40), nullable=False),
     Column("alert_id", Integer, index=True),
-    Column("subject", String(220), nullable=False),
+    Column("subject", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("rules_version", String(40), nullable=False),
     Column("model_version", String(200), nullable=False),

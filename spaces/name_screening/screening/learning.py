@@ -34,6 +34,7 @@ from .store import (
     CHAMPION,
     CLEARED,
     CONFIRMED,
+    SECOND_REVIEW,
     SYSTEM,
     advise_undecided,
     champion,
@@ -189,7 +190,9 @@ class Decisions:
 
 def read_decisions(connection: Connection) -> Decisions:
     """All alerts that two officers have closed. What AI has cleared teaches nothing."""
-    closed = select(audit.c.alert_id, func.max(audit.c.at).label("closed_at")).group_by(audit.c.alert_id).subquery()
+    # Photographs are attached to closed alerts too, which leaves later lines.
+    lines = select(audit.c.alert_id, func.max(audit.c.at).label("closed_at"))
+    closed = lines.where(audit.c.action.startswith(SECOND_REVIEW)).group_by(audit.c.alert_id).subquery()
     query = (
         select(alerts, entries.c.content, closed.c.closed_at)
         .join(entries, alerts.c.entry_id == entries.c.id)

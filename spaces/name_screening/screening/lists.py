@@ -19,6 +19,8 @@ from lxml import etree
 
 Source = str | Path | bytes
 KINDS = ("person", "organisation", "vessel", "aircraft")
+# Of identifiers and names of lists, as the database keeps them.
+MAX_ID = 100
 # Unpacked: a small file that unpacks to much more is not a list.
 MAX_BYTES = 1 << 29
 OFAC_COLUMNS = 12
@@ -235,19 +237,25 @@ def read_un_entry(element: etree._Element, list_name: str) -> Entry:
     for field, value in (("REFERENCE_NUMBER", reference), ("FIRST_NAME", parts)):
         if not value:
             raise ListError(f"UN list, line {element.sourceline}: expected a {field} in the {element.tag}.")
-    dates = []
+    born = []
     for birth in element.iterfind("INDIVIDUAL_DATE_OF_BIRTH"):
         values = {child.tag: child.text.strip() for child in birth if child.text}
         if values.get("FROM_YEAR") and values.get("TO_YEAR"):
-            dates.append(f"{values['FROM_YEAR']}/{values['TO_YEAR']}")
+            born.append(f"{values['FROM_YEAR']}/{values['TO_YEAR']}")
         else:
-            dates.append((values.get("DATE") or values.get("YEAR") or "")[:10])
+            born.append((values.get("DATE") or values.get("YEAR") or "")[:10])
+    dates = unique(*born)
+    try:
+        for date in dates:
+            check_date(date)
+    except ValueError as error:
+        raise ListError(f"UN list, line {element.sourceline}: {error}") from error
     return Entry(
         list_name,
         reference,
         "person" if element.tag == "INDIVIDUAL" else "organisation",
         unique(" ".join(parts), *texts("NAME_ORIGINAL_SCRIPT"), *texts(f"{element.tag}_ALIAS/ALIAS_NAME")),
-        unique(*dates),
+        dates,
         unique(*(country_code(text) for text in texts("NATIONALITY/VALUE"))),
         " ".join(texts("COMMENTS1")),
     )
@@ -303,7 +311,7 @@ def table_rows(data: bytes) -> Iterator[tuple[int, Mapping[str, object]]]:
         return
     text = read_text(data)
     if text.lstrip()[:1] == "{":
-        for line, record in enumerate(text.splitlines(), start=1):
+        for line, record in enumerate(text.split("\n"), start=1):
             if record.strip():
                 try:
                     yield line, senzing_row(json.loads(record))
@@ -347,10 +355,16 @@ def read_list(source: Source, alternates: Source | None = None, *, list_name: st
 
 
 def checked(entries: Iterable[Entry], what: str) -> list[Entry]:
-    """The entries, unless there are none."""
+    """The entries, unless there are none, or one has an identifier or its list a name that is too long to be kept."""
     found = list(entries)
     if not found:
         raise ListError(f"{what}: expected at least one entry, got none.")
+    for text in (found[0].list_name, *(entry.source_id for entry in found)):
+        if len(text) > MAX_ID:
+            raise ListError(
+                f"{what}: the list's name and identifiers have at most {MAX_ID} characters, got {len(text)}: "
+                f"{text[:40]!r}..."
+            )
     return found
 
 

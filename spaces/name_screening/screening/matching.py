@@ -9,7 +9,7 @@ from rapidfuzz.distance import Levenshtein
 
 from .encoder import EncodedIndex, name_encoder
 from .index import NameIndex
-from .lists import KINDS, Entry, check_date, country_code
+from .lists import KINDS, MAX_ID, Entry, check_date, country_code
 from .names import Name, are_nicknames, divisions, is_latin, is_short, parse_name, sound_of
 
 
@@ -49,7 +49,7 @@ class Customer:
     Whom to screen.
 
     Args:
-        id (`str`): The bank's identifier.
+        id (`str`): The bank's identifier, of at most 100 characters.
         name (`str`): Name in any script and order.
         aliases (`tuple` of `str`, *optional*): Other names.
         kind (`str`, *optional*): One of `KINDS`, or empty.
@@ -67,8 +67,10 @@ class Customer:
     def __post_init__(self) -> None:
         if not self.id.strip():
             raise ValueError("expected something in `id`, got nothing.")
-        if max(map(len, (self.id, self.name, *self.aliases))) > MAX_NAME:
-            raise ValueError(f"expected names and an `id` of at most {MAX_NAME} characters, got a longer one.")
+        if len(self.id) > MAX_ID:
+            raise ValueError(f"expected an `id` of at most {MAX_ID} characters, got {len(self.id)}.")
+        if max(map(len, (self.name, *self.aliases))) > MAX_NAME:
+            raise ValueError(f"expected names of at most {MAX_NAME} characters, got a longer one.")
         if not parse_name(self.name).words:
             raise ValueError(f"expected a `name` with letters, got {self.name[:40]!r}.")
         if self.kind and self.kind not in KINDS:

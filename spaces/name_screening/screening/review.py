@@ -129,7 +129,7 @@ def change_setting(database: Database, name: str, value: object, *, officer: str
     Changes `advice_only` or a list's threshold (`threshold:<list>`); all customers are due for screening after it.
 
     Raises:
-        ReviewError: for another name, a value that is not possible, or a missing reason.
+        ReviewError: for another name, a list that there is not, a value that is not possible, or a missing reason.
     """
     if name == ADVICE_ONLY:
         if not isinstance(value, bool):
@@ -141,6 +141,9 @@ def change_setting(database: Database, name: str, value: object, *, officer: str
     if not reason.strip() or not officer.strip():
         raise ReviewError("A setting is changed by a named officer who gives a reason.")
     with database.writing() as connection:
+        lists = sorted(connection.execute(select(list_versions.c.list_name).distinct()).scalars())
+        if name != ADVICE_ONLY and name.removeprefix(THRESHOLD) not in lists:
+            raise ReviewError(f"There is no list {name.removeprefix(THRESHOLD)!r}: expected one of {lists}.")
         old = read_settings(connection).get(name)
         write_setting(connection, name, value)
         write_setting(connection, SCREENED_THROUGH, 0)
