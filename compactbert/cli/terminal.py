@@ -47,7 +47,8 @@ def show(title: str, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> No
         table.add_column(column)
     for row in rows:
         table.add_row(*map(str, row))
-    Console().print(table)
+    # Labels and names are not rich's markup.
+    Console(markup=False, emoji=False).print(table)
 
 
 def show_counts(counts: dict[str, Any], output: Path, json_file: Path | None) -> None:
