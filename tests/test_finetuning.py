@@ -412,6 +412,7 @@ def test_zeros_are_the_smallest_weights_and_stay_zero(tmp_path, family, structur
         ({"optimizer": "sgd"}, "`optimizer` must be one of"),
         ({"adversarial": "pgd"}, "`adversarial` must be one of"),
         ({"layer_decay": 0}, "`layer_decay` must be positive"),
+        ({"adversarial_step_size": 0.0}, "`adversarial_step_size` must be positive, got 0.0"),
         ({"freeze_layers": -1}, "`freeze_layers` must be at least 0"),
         ({"freeze_layers": 4}, "`freeze_layers` must be at most the model's 3 layers, got 4"),
         ({"unfreeze_steps": 0}, "`unfreeze_steps` must be at least 1"),

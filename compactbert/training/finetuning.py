@@ -23,7 +23,7 @@ from .adversarial import Method, adversarial_step
 from .losses import consistency_loss
 from .pretraining import Optimizer, lamb
 from .quantization import cut_relus, emulate_int8
-from .run import Precision, ResumableTrainer, TrainingRun, train_on_task
+from .run import Precision, ResumableTrainer, TrainingRun, check_positive, train_on_task
 
 
 # Fields of TrainingArguments that arguments of `finetune` decide, or that a run which continues depends on.
@@ -128,10 +128,9 @@ class FinetuningConfig(TrainingArguments):
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {allowed}, got {getattr(self, name)!r}.")
-        for name in ("layer_decay", "adversarial_epsilon", "adversarial_steps"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
-        for name, least in (("freeze_layers", 0), ("unfreeze_steps", 1), ("r_drop", 0), ("adversarial_step_size", 0)):
+        positive = ("layer_decay", "adversarial_epsilon", "adversarial_steps", "adversarial_step_size")
+        check_positive(**{name: getattr(self, name) for name in positive})
+        for name, least in (("freeze_layers", 0), ("unfreeze_steps", 1), ("r_drop", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")
