@@ -107,7 +107,12 @@ def test_a_stopped_run_continues_to_the_same_weights(base, pairs, tmp_path, monk
         with pytest.raises(InterruptedError):
             train_embeddings(base, str(pairs), tmp_path / "stopped", **columns)
     assert list((tmp_path / "stopped.partial").glob("checkpoint-*"))
-    train_embeddings(base, str(pairs), tmp_path / "stopped", **columns)
+    with monkeypatch.context() as patch:
+        patch.setattr("compactbert.training.embeddings.environment", stop)
+        with pytest.raises(InterruptedError):
+            train_embeddings(base, str(pairs), tmp_path / "stopped", **columns)
+    report = train_embeddings(base, str(pairs), tmp_path / "stopped", **columns)
+    assert report["steps"] == 9
     whole, stopped = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
     for key, value in whole.items():
         assert torch.equal(value, stopped[key]), key

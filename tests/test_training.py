@@ -9,10 +9,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from families import build
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
 import compactbert
 from compactbert.files import write_text
+from compactbert.training.run import ResumableTrainer
 
 
 SETTINGS = {"epochs": 4, "learning_rate": 3e-3, "batch_size": 8, "max_length": 16}
@@ -180,6 +183,13 @@ def test_budgets_shorten_a_run(tiny_model, reviews, tmp_path):
     assert 1 <= report["steps"] < 92
 
 
+def test_several_gpus_without_a_launcher_do_not_share_a_step(tmp_path):
+    args = TrainingArguments(str(tmp_path), per_device_train_batch_size=8, use_cpu=True, report_to="none")
+    args._n_gpu = 4
+    trainer = ResumableTrainer(build("smbert-uniform", "ForSequenceClassification"), args)
+    assert (trainer.args.n_gpu, trainer.args.train_batch_size) == (1, 8)
+
+
 def test_early_stopping_stops_and_keeps_the_best(tiny_model, reviews, tmp_path):
     settings = SETTINGS | {"epochs": 30}
     report = compactbert.finetune(tiny_model, str(reviews), tmp_path / "out", early_stopping=2, **settings)
@@ -255,8 +265,6 @@ def test_a_task_without_training_rows_is_refused(tiny_model, tmp_path):
 
 
 def test_bert_and_our_mobilebert_can_be_finetuned(reviews, tmp_path, minilm_tokenizer):
-    from families import build
-
     model = build("mobilebert_md-stages", "ForMaskedLM", vocab_size=len(minilm_tokenizer))
     model.save_pretrained(tmp_path / "model")
     minilm_tokenizer.save_pretrained(tmp_path / "model")

@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
+    TrainingArguments,
     set_seed,
 )
 from transformers.integrations import TensorBoardCallback
@@ -67,11 +68,12 @@ class ResumableTrainer(Trainer):
 
     It also logs the parts of a loss that [`keep_parts`] was given."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, model: Any, args: TrainingArguments, **kwargs: Any):
         # What the steps since the last log have made of every part, and how many they are.
         self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._steps = 0.0
-        super().__init__(*args, **kwargs)
+        use_one_gpu(args)
+        super().__init__(model, args, **kwargs)
         self.add_callback(_NothingAfterTheEnd())
 
     def keep_parts(self, parts: Mapping[str, torch.Tensor]) -> None:
@@ -372,6 +374,12 @@ def common_arguments(work_dir: Path, precision: str, seed: int) -> dict[str, Any
     }
 
 
+def use_one_gpu(args: TrainingArguments) -> None:
+    """Without a launcher transformers would take all GPUs for one process (`torch.nn.DataParallel`), each with a batch of
+    its own (seen in 5.23): what was asked for and is reported is one batch, and models are changed between steps."""
+    args._n_gpu = min(1, args.n_gpu)
+
+
 def _steps_within(
     max_minutes: float, run: TrainingRun, build_trainer: Callable[[TrainingRun, PreTrainedModel], Trainer]
 ) -> int:
@@ -438,4 +446,5 @@ __all__ = [
     "resolve_precision",
     "save_folder",
     "train_on_task",
+    "use_one_gpu",
 ]
