@@ -95,7 +95,7 @@ print(type(model[0].auto_model).__module__.split(".")[0], model.encode(["the car
 
 
 def test_a_stopped_run_continues_to_the_same_weights(base, pairs, tmp_path, monkeypatch):
-    monkeypatch.setattr("compactbert.training.embeddings.SAVE_STEPS", 2)
+    monkeypatch.setattr("compactbert.training.embeddings.SAVE_STEPS", 3)
     columns = {"text_columns": ["first", "second"], "method": "margin", "positive": "same"} | SETTINGS
     train_embeddings(base, str(pairs), tmp_path / "whole", **columns)
 
