@@ -568,7 +568,7 @@ relation_weight, layer_map, relation_map, relation_heads, teacher_cache:
         learning_rate (`float`, *optional*, defaults to 2e-5):
             Peak of AdamW's learning rate; SmBERT's.
         run_settings:
-            Further arguments of [`finetune`].
+            Further arguments of [`finetune`]; `training_arguments` are those of [`~transformers.TrainingArguments`].
 
     Returns:
         `dict`: As [`finetune`].

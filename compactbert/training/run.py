@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import difflib
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,7 +27,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations import TensorBoardCallback, is_tensorboard_available
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -43,7 +44,22 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MAX_STEPS_PER_CHECKPOINT = 500
 # Steps that measure the time of a step; the first ones are slower than the rest.
 TRIAL_STEPS, TRIAL_WARMUP = 10, 2
-NOT_SETTINGS = ("build_trainer", "made_by", "save", "stage_settings", "task_options")
+NOT_SETTINGS = ("build_trainer", "config_class", "made_by", "save", "stage_settings", "task_options")
+# Fields of TrainingArguments that arguments of `finetune` decide, or that a run which continues depends on.
+DECIDED = {
+    "output_dir": "output_dir",
+    "num_train_epochs": "epochs",
+    "max_steps": "max_steps",
+    "learning_rate": "learning_rate",
+    "per_device_train_batch_size": "batch_size",
+    "weight_decay": "weight_decay",
+    "warmup_steps": "warmup",
+    "bf16": "precision",
+    "fp16": "precision",
+    "seed": "seed",
+    **dict.fromkeys(("eval_strategy", "eval_steps", "save_strategy", "save_steps", "load_best_model_at_end"), ""),
+    **dict.fromkeys(("metric_for_best_model", "greater_is_better", "resume_from_checkpoint"), ""),
+}
 
 
 @dataclass
@@ -136,6 +152,7 @@ def train_on_task(
     stage_settings: dict[str, Any],
     *,
     made_by: Callable[..., Any] | None = None,
+    config_class: type[TrainingArguments] = TrainingArguments,
     save: Callable[[Any, PreTrainedTokenizerBase, dict[str, Any], Path], None] | None = None,
     require_head: bool = False,
     texts: str | None = None,
@@ -168,6 +185,8 @@ def train_on_task(
             What `build_trainer` depends on, for the report and for recognising an unfinished run.
         made_by (callable, *optional*):
             The function of this package that was called, if it has a command of its name: the report names that.
+        config_class (`type`, *optional*, defaults to [`~transformers.TrainingArguments`]):
+            What `training_arguments` are fields of.
         save (callable, *optional*):
             What to do with the trained model, its tokenizer, the report and `output_dir`; the default is
             [`save_folder`].
@@ -187,6 +206,7 @@ def train_on_task(
         settings["processes"] = processes
         if max_minutes is not None:
             raise ValueError("`max_minutes` is for one process: give several of them `max_steps`.")
+    _check_names(further, config_class)
     rows_per_step = batch_size * further.get("gradient_accumulation_steps", 1) * processes
     check_positive(
         epochs=epochs,
@@ -254,6 +274,10 @@ def train_on_task(
             "compute_metrics": lambda output: score_logits(loaded_task, output.predictions, output.label_ids),
         },
     )
+    try:
+        config_class(**run.arguments)
+    except TypeError as error:
+        raise ValueError(f"`training_arguments` {training_arguments} has a value of a wrong type: {error}") from error
     unfinished = last_complete_checkpoint(work_dir) is not None
     budget = work_dir / "budget.json"
     if max_minutes is not None:
@@ -336,6 +360,21 @@ def save_folder(
             (finished / name).write_text(text)
         if card:
             (finished / "README.md").write_text(render_card(finished, Publication(repo_id=output_dir.name)))
+
+
+def _check_names(training_arguments: Mapping[str, Any], config_class: type[TrainingArguments]) -> None:
+    known = {field.name for field in fields(config_class) if field.init}
+    for name, value in training_arguments.items():
+        if name in DECIDED:
+            remedy = f"use `{DECIDED[name]}`" if DECIDED[name] else "it cannot be changed"
+            raise ValueError(f"`{name}` is not for `training_arguments`: {remedy}.")
+        if name not in known:
+            like = difflib.get_close_matches(name, known, 3)
+            raise ValueError(f"There is no training argument {name!r}" + (f": did you mean {like}?" if like else "."))
+        if name == "gradient_accumulation_steps" and not (isinstance(value, int) and value >= 1):
+            raise ValueError(f"`{name}` must be at least 1, got {value!r}.")
+        if name == "report_to" and "tensorboard" in value and not is_tensorboard_available():
+            raise ValueError('`report_to` "tensorboard" needs a library: run `pip install "compactbert[tensorboard]"`.')
 
 
 def check_positive(**given: float | None) -> None:
