@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
 from transformers import (
     EarlyStoppingCallback,
@@ -282,13 +282,15 @@ def train_on_task(
     budget = work_dir / "budget.json"
     if max_minutes is not None:
         # Measured once a run: one that continues keeps its number of steps.
-        kept = json.loads(budget.read_text()) if unfinished else _steps_within(max_minutes, run, build_trainer)
+        known = unfinished and budget.is_file()
+        kept = json.loads(budget.read_text()) if known else _steps_within(max_minutes, run, build_trainer)
         run.arguments["max_steps"] = min(run.arguments["max_steps"], kept)
     # Before the folder is made: a stage whose settings do not fit the model leaves none.
     trainer = build_trainer(run, loaded)
     with trainer.args.main_process_first():
         if trainer.is_world_process_zero():
-            open_work_dir(work_dir, settings, unfinished)
+            # Where the data lies changes nothing.
+            open_work_dir(work_dir, {**settings, "data_dir": None}, unfinished)
     if max_minutes is not None:
         write_text(budget, json.dumps(run.arguments["max_steps"]))
     clock = StepClock()
@@ -321,11 +323,13 @@ def train_on_task(
     }
     report["task"] = report["settings"]["task"]
     if made_by is not None:
-        report["command"] = command_line(made_by, report["settings"])
+        # How many processes there are is the launcher's to say.
+        given = {name: value for name, value in report["settings"].items() if name != "processes"}
+        report["command"] = command_line(made_by, given)
     if trainer.is_world_process_zero():
         (save or save_folder)(trainer.model, tokenizer, report, output_dir)
-    trainer.accelerator.wait_for_everyone()
-    return report
+    # With what `save` has added.
+    return broadcast_object_list([report])[0]
 
 
 def last_complete_checkpoint(work_dir: Path) -> str | None:
