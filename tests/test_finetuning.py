@@ -572,6 +572,12 @@ def test_two_processes_end_with_the_weights_of_one(tiny_model, reviews, tmp_path
     # 180 rows in two times 8 for a step; one process writes the result.
     report = json.loads((tmp_path / "task" / "metrics.json").read_text())
     assert (report["steps"], report["settings"]["processes"]) == (12, 2)
+    assert "processes" not in report["command"]
+    # All know the result of a command, and one reports it.
+    (shown,) = tmp_path.glob("shown-by-*.json")
+    assert shown.name == "shown-by-0.json"
+    assert json.loads(shown.read_text()) == json.loads((tmp_path / "adapter" / "metrics.json").read_text())
+    assert done.stdout.count("beside full fine-tuning") == 1
 
 
 if __name__ == "__main__":
@@ -580,3 +586,5 @@ if __name__ == "__main__":
         if finished.is_world_process_zero():
             finished.model.save_pretrained(f"{sys.argv[1]}/{shared}")
     compactbert.finetune(sys.argv[2], sys.argv[3], f"{sys.argv[1]}/task", **SETTINGS | {"epochs": 1})
+    own = f"--output {sys.argv[1]}/adapter --json {sys.argv[1]}/shown-by-{os.environ['RANK']}.json"
+    app(f"adapt --model {sys.argv[2]} --task {sys.argv[3]} --max-steps 2 {own}".split())
