@@ -144,7 +144,8 @@ def transfer_knowledge(
 
     Returns:
         `dict`: what is written to `metrics.json`: `metrics` on held-out text (`mlm_loss`, `mlm_accuracy`,
-        `nsp_accuracy`, `feature_map_distance`, `attention_distance`), `steps`, `seconds_per_step`, `settings`, ...
+        `nsp_accuracy`, `feature_map_distance`, `relative_feature_map_distance`, `attention_distance`), `steps`,
+        `seconds_per_step`, `settings`, ...
 
     Raises:
         ValueError: as [`pretrain`] and [`ProgressiveTransferTrainer`], and if teacher and corpus have different
