@@ -380,7 +380,7 @@ class _TrainBeside(TrainerCallback):
         for parameter in self.module.parameters() if args.world_size > 1 else ():
             # Another process's batch may be of a task that has it.
             own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = self.accelerator.reduce(own, "mean")  # type: ignore[assignment]
+            parameter.grad = self.accelerator.reduce(own, "mean")
 
 
 class _Pair:

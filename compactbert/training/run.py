@@ -349,19 +349,19 @@ def save_folder(
     tokenizer: PreTrainedTokenizerBase,
     report: dict[str, Any],
     output_dir: Path,
-    extra_files: Mapping[str, str] | None = None,
+    extra_files: Mapping[str, str | bytes] | None = None,
     card: bool = True,
     **save_arguments: Any,
 ) -> None:
-    """Saves a model or adapter with its tokenizer, its report, its card and further text files; `output_dir` appears
-    when it is complete, and the work folder goes."""
+    """Saves a model or adapter with its tokenizer, its report, its card and further files; `output_dir` appears when it
+    is complete, and the work folder goes."""
     # The Trainer sets it on every model; an encoder has no cache.
     vars(model.config).pop("use_cache", None)
     with finished_folder(output_dir) as finished:
         model.save_pretrained(finished, **save_arguments)
         tokenizer.save_pretrained(finished)
-        for name, text in {"metrics.json": json.dumps(report, indent=2) + "\n", **(extra_files or {})}.items():
-            (finished / name).write_text(text)
+        for name, content in {"metrics.json": json.dumps(report, indent=2) + "\n", **(extra_files or {})}.items():
+            (finished / name).write_bytes(content if isinstance(content, bytes) else content.encode())
         if card:
             (finished / "README.md").write_text(render_card(finished, Publication(repo_id=output_dir.name)))
 
@@ -418,8 +418,8 @@ def common_arguments(work_dir: Path, precision: str, seed: int) -> dict[str, Any
 
 
 def use_one_gpu(args: TrainingArguments) -> None:
-    """Without a launcher transformers would take all GPUs for one process (`torch.nn.DataParallel`), each with a batch of
-    its own (seen in 5.23): what was asked for and is reported is one batch, and models are changed between steps."""
+    """Without a launcher transformers takes all GPUs (`torch.nn.DataParallel`, seen in 5.23), each with a batch of the
+    size that was asked for and is reported for one."""
     args._n_gpu = min(1, args.n_gpu)
 
 
