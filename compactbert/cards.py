@@ -271,7 +271,8 @@ def _making(read: Folder, publication: Publication) -> list[str]:
     seconds = record.get("training_seconds") or record.get("seconds_per_step", 0.0) * record.get("steps", 0)
     if seconds:
         spent = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.1f} minutes"
-        lines.append(f"Cost: training steps of {spent} {_machine(record['environment'])}. Energy was not metered.")
+        machine = _machine(record["environment"], settings.get("processes", 1))
+        lines.append(f"Cost: training steps of {spent} {machine}. Energy was not metered.")
     if versions := record.get("environment"):
         listed = [f"{name} {versions[name]}" for name in ("python", "torch", *LIBRARIES) if name in versions]
         lines.append(f"Versions: {', '.join(listed)}.")
@@ -282,12 +283,12 @@ def _link(repository: str, kind: str = "") -> str:
     return f"[{repository}](https://huggingface.co/{kind}{repository})"
 
 
-def _machine(environment: Mapping[str, Any] | None) -> str:
+def _machine(environment: Mapping[str, Any] | None, processes: int = 1) -> str:
     if environment is None:
         return "on a machine that was not recorded"
     if environment.get("accelerator"):
-        return f"on one {environment['accelerator']}"
-    threads = environment["threads"]
+        return f"on {'one' if processes == 1 else f'{processes} ×'} {environment['accelerator']}"
+    threads = environment["threads"] * processes
     return f"on {threads} thread{'s' if threads > 1 else ''} of a processor with {environment['cpu_capability']}"
 
 

@@ -35,9 +35,14 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_figure(path: Path, figure: Any) -> None:
     """Writes a matplotlib figure as PNG."""
+    write_bytes(path, png_of(figure))
+
+
+def png_of(figure: Any) -> bytes:
+    """A matplotlib figure as PNG."""
     image = io.BytesIO()
     figure.savefig(image, dpi=120, format="png")
-    write_bytes(path, image.getvalue())
+    return image.getvalue()
 
 
 def check_free(output_dir: Path) -> None:
@@ -101,6 +106,7 @@ __all__ = [
     "check_free",
     "move_folder",
     "new_folder",
+    "png_of",
     "told_of_full_disk",
     "write_bytes",
     "write_figure",

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import PartialState
+
 from .files import move_folder, told_of_full_disk, write_text
 from .provenance import public_settings
 
@@ -27,10 +30,7 @@ def open_work_dir(work_dir: Path, settings: Mapping[str, Any], unfinished: bool)
     # As they come back from the record: a tuple is a list there.
     settings = json.loads(json.dumps(settings))
     if unfinished and record.is_file():
-        earlier = json.loads(record.read_text())
-        different = sorted(key for key in earlier.keys() | settings if earlier.get(key) != settings.get(key))
-        if different:
-            changes = ", ".join(f"`{key}` was {earlier.get(key)!r}, is {settings.get(key)!r}" for key in different)
+        if changes := changes_of(json.loads(record.read_text()), settings):
             raise ValueError(
                 f"{str(work_dir)!r} holds an unfinished run with other settings ({changes}): call it with the earlier "
                 f"ones to continue, or remove that folder to start afresh."
@@ -39,6 +39,12 @@ def open_work_dir(work_dir: Path, settings: Mapping[str, Any], unfinished: bool)
     # What is left of a job that had not come to its first checkpoint.
     shutil.rmtree(work_dir, ignore_errors=True)
     write_text(record, json.dumps(settings, indent=2))
+
+
+def changes_of(earlier: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """What differs between two records of settings, for a message; empty if nothing does."""
+    different = sorted(key for key in earlier.keys() | settings.keys() if earlier.get(key) != settings.get(key))
+    return ", ".join(f"`{key}` was {earlier.get(key)!r}, is {settings.get(key)!r}" for key in different)
 
 
 @contextmanager
@@ -63,8 +69,10 @@ def end_moved_run(output_dir: Path, record: str, settings: Mapping[str, Any]) ->
     report = json.loads((output_dir / record).read_text())
     if report["settings"] != public_settings(settings):
         return None
-    shutil.rmtree(work_dir)
+    # All processes have to see it before it goes.
+    PartialState(cpu=not torch.accelerator.is_available()).wait_for_everyone()
+    shutil.rmtree(work_dir, ignore_errors=True)
     return report
 
 
-__all__ = ["end_moved_run", "finished_folder", "open_work_dir", "work_dir_of"]
+__all__ = ["changes_of", "end_moved_run", "finished_folder", "open_work_dir", "work_dir_of"]

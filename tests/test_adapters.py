@@ -770,6 +770,7 @@ def test_spoilt_adapters_are_refused(spoil, message, adapter, base, tmp_path):
         ({"method": "adapter", "merge": True}, "`merge` is not possible with the method 'adapter'"),
         ({"method": "prompt", "max_length": 60}, "set `max_length` to 44"),
         ({"epochs": 0}, "`epochs` must be positive"),
+        ({"learning_rate": 0.0}, "`learning_rate` must be positive, got 0.0"),
         ({"model": "/nowhere"}, "Cannot load '/nowhere'"),
     ],
 )

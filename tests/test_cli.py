@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import compactbert
 from compactbert.cli import app
+from compactbert.cli.terminal import show
 from compactbert.provenance import OPTIONS
 from compactbert.recipes.recipe import TASK_SETTINGS
 
@@ -142,3 +143,9 @@ def test_the_scripts_are_installed(script):
     path = os.path.join(os.path.dirname(sys.executable), script)
     output = subprocess.run([path, "--help"], capture_output=True, text=True, check=True).stdout
     assert all(command in output for command in COMMANDS)
+
+
+def test_tables_show_labels_as_they_are(capsys):
+    show("of [x]", ("", "[label]"), [("[unused]", "[/x]"), (":cat:", "[bold]")])
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("of [x]", "[label]", "[unused]", "[/x]", ":cat:", "[bold]"))

@@ -106,6 +106,8 @@ def test_a_teacher_with_another_tokenizer_is_refused(stage, tmp_path):
     [
         ({"temperature": 0.0}, "`temperature` must be positive"),
         ({"relation_weight": 1.0, "teacher_cache": "cache"}, "set `teacher_cache=None`"),
+        ({"training_arguments": {"layer_decay": 0.9}}, "There is no training argument 'layer_decay'"),
+        ({"training_arguments": {"logging_steps": []}}, "has a value of a wrong type"),
         ({"teacher": "student"}, "has no trained weights for .*: fine-tune it on the task first"),
     ],
 )

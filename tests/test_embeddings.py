@@ -97,6 +97,8 @@ print(type(model[0].auto_model).__module__.split(".")[0], model.encode(["the car
 def test_a_stopped_run_continues_to_the_same_weights(base, pairs, tmp_path, monkeypatch):
     monkeypatch.setattr("compactbert.training.embeddings.SAVE_STEPS", 2)
     columns = {"text_columns": ["first", "second"], "method": "margin", "positive": "same"} | SETTINGS
+    # Within an epoch.
+    columns["max_steps"] = 8
     train_embeddings(base, str(pairs), tmp_path / "whole", **columns)
 
     def stop(*arguments, **options):
@@ -107,7 +109,12 @@ def test_a_stopped_run_continues_to_the_same_weights(base, pairs, tmp_path, monk
         with pytest.raises(InterruptedError):
             train_embeddings(base, str(pairs), tmp_path / "stopped", **columns)
     assert list((tmp_path / "stopped.partial").glob("checkpoint-*"))
-    train_embeddings(base, str(pairs), tmp_path / "stopped", **columns)
+    with monkeypatch.context() as patch:
+        patch.setattr("compactbert.training.embeddings.environment", stop)
+        with pytest.raises(InterruptedError):
+            train_embeddings(base, str(pairs), tmp_path / "stopped", **columns)
+    report = train_embeddings(base, str(pairs), tmp_path / "stopped", **columns)
+    assert report["steps"] == 8
     whole, stopped = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
     for key, value in whole.items():
         assert torch.equal(value, stopped[key]), key

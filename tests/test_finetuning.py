@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import compactbert
 from compactbert.cli import app
 from compactbert.data import load_task
-from compactbert.training import FinetuningConfig, FinetuningTrainer
+from compactbert.training import DistillationConfig, DistillationTrainer, FinetuningConfig, FinetuningTrainer
 from compactbert.training.adversarial import Disturbance
 from compactbert.training.losses import consistency_loss
 
@@ -412,6 +412,7 @@ def test_zeros_are_the_smallest_weights_and_stay_zero(tmp_path, family, structur
         ({"optimizer": "sgd"}, "`optimizer` must be one of"),
         ({"adversarial": "pgd"}, "`adversarial` must be one of"),
         ({"layer_decay": 0}, "`layer_decay` must be positive"),
+        ({"adversarial_step_size": 0.0}, "`adversarial_step_size` must be positive, got 0.0"),
         ({"freeze_layers": -1}, "`freeze_layers` must be at least 0"),
         ({"freeze_layers": 4}, "`freeze_layers` must be at most the model's 3 layers, got 4"),
         ({"unfreeze_steps": 0}, "`unfreeze_steps` must be at least 1"),
@@ -554,6 +555,18 @@ def train_shared(folder, name, batch_size):
     return trainer
 
 
+def distil_shared(folder, batch_size, **further):
+    """The student's states are projected to the teacher's width."""
+    student, teacher = (build("smbert-uneven", "ForSequenceClassification", hidden_size=width) for width in (32, 40))
+    settings = {"max_steps": 4, "per_device_train_batch_size": batch_size, "learning_rate": 0.1, "optim": "sgd"}
+    settings |= {"use_cpu": True, "report_to": "none", "save_strategy": "no", "train_sampling_strategy": "sequential"}
+    config = DistillationConfig(str(folder), hidden_state_weight=1.0, **settings, **further)
+    rows, collator = rows_of(), DefaultDataCollator()
+    trainer = DistillationTrainer(student, teacher, config, train_dataset=rows, data_collator=collator)
+    trainer.train()
+    return trainer
+
+
 def test_two_processes_end_with_the_weights_of_one(tiny_model, reviews, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
@@ -568,9 +581,18 @@ def test_two_processes_end_with_the_weights_of_one(tiny_model, reviews, tmp_path
         one = train_shared(tmp_path / "one", name, 16).model.state_dict()
         two = load_file(tmp_path / name / "model.safetensors")
         assert difference(one, two) < 1e-6, name
+    one, two = distil_shared(tmp_path / "one", 16), torch.load(tmp_path / "distilled.pt")
+    assert difference(one.model.state_dict(), two["model"]) < 1e-6
+    assert difference(one.projections.state_dict(), two["projections"]) < 1e-6
     # 180 rows in two times 8 for a step; one process writes the result.
     report = json.loads((tmp_path / "task" / "metrics.json").read_text())
     assert (report["steps"], report["settings"]["processes"]) == (12, 2)
+    assert "processes" not in report["command"]
+    # All know the result of a command, and one reports it.
+    (shown,) = tmp_path.glob("shown-by-*.json")
+    assert shown.name == "shown-by-0.json"
+    assert json.loads(shown.read_text()) == json.loads((tmp_path / "adapter" / "metrics.json").read_text())
+    assert done.stdout.count("beside full fine-tuning") == 1
 
 
 if __name__ == "__main__":
@@ -578,4 +600,10 @@ if __name__ == "__main__":
         finished = train_shared(sys.argv[1], shared, 8)
         if finished.is_world_process_zero():
             finished.model.save_pretrained(f"{sys.argv[1]}/{shared}")
+    finished = distil_shared(sys.argv[1], 8, teacher_cache=f"{sys.argv[1]}/cache")
+    if finished.is_world_process_zero():
+        parts = {"model": finished.model.state_dict(), "projections": finished.projections.state_dict()}
+        torch.save(parts, f"{sys.argv[1]}/distilled.pt")
     compactbert.finetune(sys.argv[2], sys.argv[3], f"{sys.argv[1]}/task", **SETTINGS | {"epochs": 1})
+    own = f"--output {sys.argv[1]}/adapter --json {sys.argv[1]}/shown-by-{os.environ['RANK']}.json"
+    app(f"adapt --model {sys.argv[2]} --task {sys.argv[3]} --max-steps 2 {own}".split())

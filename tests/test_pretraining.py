@@ -3,6 +3,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -411,17 +412,21 @@ def test_a_killed_job_continues_where_it_was(place, whole, tmp_path):
     # What a kill leaves that came while the teacher's work folder was being removed.
     (tmp_path / "out-teacher.partial").mkdir()
     report = tmp_path / "report.json"
-    result = run("--text", *arguments[:1], "--output", arguments[1], "--recipe", recipe, "--json", report)
+    command = ["--text", *arguments[:1], "--output", arguments[1], "--recipe", recipe]
+    other = run(*command, "--max-steps", 24)
+    assert other.exit_code == 2
+    assert "`max_steps` was 12, is 24" in other.stderr
+    result = run(*command, "--json", report)
     assert result.exit_code == 0, result.output
     assert "mlm loss" in result.output
     assert json.loads(report.read_text())["metrics"] == whole.report["metrics"]
     assert (tmp_path / "out-teacher" / "metrics.json").stat().st_mtime_ns == made
     assert_same(weights(tmp_path / "out"), weights(whole.folder))
     card = (tmp_path / "out" / "README.md").read_text()
-    # Killed between the weights and their card.
-    (tmp_path / "out" / "README.md").unlink()
-    (tmp_path / "out.partial").mkdir()
-    assert run("--text", *arguments[:1], "--output", arguments[1], "--recipe", recipe).exit_code == 0
+    # Killed while its work folder was being removed.
+    (tmp_path / "out.partial" / "checkpoint-6").mkdir(parents=True)
+    assert "exists: choose another" in run(*command, "--max-steps", 24).stderr
+    assert run(*command).exit_code == 0
     assert (tmp_path / "out" / "README.md").read_text() == card
     assert not list(tmp_path.glob("*.partial"))
 
@@ -458,6 +463,22 @@ def test_a_student_that_pruning_leaves_of_its_teacher(place, tmp_path):
     assert not torch.equal(student[norm.format(1)], trained[norm.format(1)])
     assert report["texts"] == [place.text.name]
     assert f"| text, `{place.text.name}` | not known to `compactbert` |" in (tmp_path / "out" / "README.md").read_text()
+
+    def again(output="out", **change):
+        return compactbert.transfer([place.text], tmp_path / output, recipe=recipe | change, corpus=place.corpus)
+
+    # A folder without a card is not for that a job that was killed.
+    with pytest.raises(ValueError, match="out-teacher' exists"):
+        again("out-teacher")
+    shutil.rmtree(tmp_path / "out")
+    with pytest.raises(ValueError, match=r"out-teacher' was made with .* \(`learning_rate` was 0.003, is 1"):
+        again(teacher={"pretrain": recipe["teacher"]["pretrain"] | {"learning_rate": 1.0}})
+    with pytest.raises(ValueError, match=r"out-student' was made with .* \(`every` was None, is 2, `layers`"):
+        again(student={"prune": {"every": 2, "heads": 0.5, "rows": 8}})
+    # What a kill leaves that came while the student's work folder was being removed.
+    (tmp_path / "out-student.partial").mkdir()
+    assert again()["metrics"] == report["metrics"]
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "out-teacher", "out-student"}
 
 
 # Bad input

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 from families import build, inputs_for, snapshot
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
+import compactbert
 from compactbert.structure import ATTENTION_DROPOUT
 from compactbert.training import ProgressiveTransferConfig, ProgressiveTransferTrainer, measure_transfer
 from compactbert.training.losses import (
@@ -659,9 +661,25 @@ def main(folder, settings):
         trainer.train()
         if trainer.is_world_process_zero():
             Path(folder, f"{name}.json").write_text(json.dumps(logs_of(trainer)))
+    # A whole job, and again after a kill that came while its work folder was being removed.
+    reports = [compactbert.transfer(f"{folder}/text.txt", f"{folder}/out", recipe=f"{folder}/recipe.yaml")]
+    Path(folder, "out.partial").mkdir(exist_ok=True)
+    PartialState().wait_for_everyone()
+    reports.append(compactbert.transfer(f"{folder}/text.txt", f"{folder}/out", recipe=f"{folder}/recipe.yaml"))
+    Path(folder, f"reports-{os.environ['RANK']}.json").write_text(json.dumps(reports))
 
 
-def test_two_processes_have_the_losses_of_one(tmp_path):
+def test_two_processes_have_the_losses_of_one(tmp_path, minilm_tokenizer):
+    build("smbert-uniform", "ForPreTraining", vocab_size=len(minilm_tokenizer)).save_pretrained(tmp_path / "bert")
+    minilm_tokenizer.save_pretrained(tmp_path / "bert")
+    (tmp_path / "text.txt").write_text("\n\n".join(f"This is text {i}. Here is its end." for i in range(40)))
+    recipe = {
+        "corpus": {"sequence_length": 32, "held_out": 0},
+        "teacher": {"pretrain": {"model": str(tmp_path / "bert"), "max_steps": 1, "batch_size": 2}},
+        "student": {"prune": {"layers": [0, 2], "heads": 0.5, "rows": 8}},
+        "transfer": {"max_steps": 1, "strategy": "auxiliary", "attention_transfer_weight": 0.0, "batch_size": 2},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
     settings = {
         strategy: {"strategy": strategy, "per_device_train_batch_size": 2, "adam_epsilon": 1e-3}
         for strategy in STRATEGIES
@@ -680,6 +698,11 @@ def test_two_processes_have_the_losses_of_one(tmp_path):
             for name in one:
                 if name.endswith("loss"):
                     assert two[name] == pytest.approx(one[name], rel=1e-5), (strategy, one["step"], name)
+    made = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert made["recipe"]["name"] == "recipe"
+    for rank in range(2):
+        assert json.loads((tmp_path / f"reports-{rank}.json").read_text()) == [made, made]
+    assert {"out", "out-teacher", "out-student", "out-corpus"} == {path.name for path in tmp_path.glob("out*")}
 
 
 if __name__ == "__main__":

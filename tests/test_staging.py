@@ -187,6 +187,16 @@ def test_the_command_of_a_card_is_the_one_that_was_given(folders):
     )
 
 
+def test_a_card_tells_of_how_many_machines_the_cost_is(folders, tmp_path):
+    shutil.copytree(folders / "tuned", tmp_path / "tuned")
+    record = json.loads((tmp_path / "tuned" / "metrics.json").read_text())
+    record["settings"]["processes"] = 2
+    for accelerator, told in (("NVIDIA H100", "on 2 × NVIDIA H100."), (None, "on 2 threads of a processor with")):
+        record["environment"] |= {"accelerator": accelerator, "threads": 1}
+        (tmp_path / "tuned" / "metrics.json").write_text(json.dumps(record))
+        assert told in render_card(tmp_path / "tuned")
+
+
 def test_settings_are_published_without_places(tmp_path):
     (tmp_path / "data.csv").touch()
     settings = {"model": str(tmp_path / "my-bert"), "task": str(tmp_path / "data.csv"), "data_dir": "/data", "seed": 1}

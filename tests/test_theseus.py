@@ -405,6 +405,7 @@ def test_a_predecessor_without_a_trained_head_is_refused(stage, tiny_model, tmp_
     [
         ({"layers": 2}, r"`num_layers` \(2\) must divide the predecessor's 3 layers"),
         ({"layers": 1, "successor_layers": [3]}, "`successor_layers` must be"),
+        ({"layers": 1, "training_arguments": {"max_steps": 5}}, "is not for `training_arguments`: use `max_steps`"),
         ({"layers": 1, "replacing_rate": 2.0}, r"`replacing_rate` must lie in \[0, 1\]"),
     ],
 )

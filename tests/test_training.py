@@ -9,10 +9,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from families import build
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
 import compactbert
 from compactbert.files import write_text
+from compactbert.training.run import ResumableTrainer
 
 
 SETTINGS = {"epochs": 4, "learning_rate": 3e-3, "batch_size": 8, "max_length": 16}
@@ -141,8 +144,12 @@ def test_an_unfinished_run_with_other_settings_is_not_continued(tiny_model, revi
     (partial / "checkpoint-1").mkdir(parents=True)
     (partial / "checkpoint-1" / "trainer_state.json").write_text('{"global_step": 1}')
     (partial / "settings.json").write_text(json.dumps({"seed": 1}))
-    with pytest.raises(ValueError, match="unfinished run with other settings .*`seed` was 1, is 42"):
-        compactbert.finetune(tiny_model, str(reviews), tmp_path / "out")
+    with pytest.raises(ValueError, match="unfinished run with other settings .*`seed` was 1, is 42") as told:
+        compactbert.finetune(tiny_model, str(reviews), tmp_path / "out", data_dir=tmp_path)
+    # Where the data lies may change.
+    assert "data_dir" not in str(told.value)
+    with pytest.raises(ValueError, match="`max_minutes` was None, is 0.1"):
+        compactbert.finetune(tiny_model, str(reviews), tmp_path / "out", max_minutes=0.1)
 
 
 def test_settings_compare_as_they_are_recorded(tmp_path):
@@ -178,6 +185,13 @@ def test_budgets_shorten_a_run(tiny_model, reviews, tmp_path):
     assert report["steps"] == 5
     report = compactbert.finetune(tiny_model, str(reviews), tmp_path / "minutes", max_minutes=0.001, **SETTINGS)
     assert 1 <= report["steps"] < 92
+
+
+def test_several_gpus_without_a_launcher_do_not_share_a_step(tmp_path):
+    args = TrainingArguments(str(tmp_path), per_device_train_batch_size=8, use_cpu=True, report_to="none")
+    args._n_gpu = 4
+    trainer = ResumableTrainer(build("smbert-uniform", "ForSequenceClassification"), args)
+    assert (trainer.args.n_gpu, trainer.args.train_batch_size) == (1, 8)
 
 
 def test_early_stopping_stops_and_keeps_the_best(tiny_model, reviews, tmp_path):
@@ -255,8 +269,6 @@ def test_a_task_without_training_rows_is_refused(tiny_model, tmp_path):
 
 
 def test_bert_and_our_mobilebert_can_be_finetuned(reviews, tmp_path, minilm_tokenizer):
-    from families import build
-
     model = build("mobilebert_md-stages", "ForMaskedLM", vocab_size=len(minilm_tokenizer))
     model.save_pretrained(tmp_path / "model")
     minilm_tokenizer.save_pretrained(tmp_path / "model")

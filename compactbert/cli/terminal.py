@@ -1,6 +1,7 @@
 """What commands say and show, and how they fail."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,8 +38,15 @@ def say(message: str) -> None:
     typer.echo(message, err=True)
 
 
+def _is_first_process() -> bool:
+    """As `accelerate launch` and `torchrun` say it: all processes have the result, and one reports it."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def show(title: str, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     """A table."""
+    if not _is_first_process():
+        return
     from rich.console import Console
     from rich.table import Table
 
@@ -47,7 +55,8 @@ def show(title: str, header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> No
         table.add_column(column)
     for row in rows:
         table.add_row(*map(str, row))
-    Console().print(table)
+    # Labels and names are not rich's markup.
+    Console(markup=False, emoji=False).print(table)
 
 
 def show_counts(counts: dict[str, Any], output: Path, json_file: Path | None) -> None:
@@ -76,7 +85,7 @@ def show_compression(report: dict[str, Any], output: Path) -> None:
 
 def write_json(result: dict[str, Any], path: Path | None) -> None:
     """The result for machines, if a file is named."""
-    if path is None:
+    if path is None or not _is_first_process():
         return
     with friendly_errors():
         from compactbert.files import write_text

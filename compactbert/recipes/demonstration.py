@@ -31,8 +31,8 @@ def demo(output_dir: str | Path = "compactbert-demo", *, seed: int = 42) -> dict
             Seed of the run.
 
     Returns:
-        `dict`: `report` (see [`~compactbert.compress`]), `clean_process` (the class loaded there, with a text, label
-        and score per row) and `seconds` in all.
+        `dict`: `output_dir`, `report` (see [`~compactbert.compress`]), `clean_process` (the class loaded there, with a
+        text, label and score per row) and `seconds` in all.
 
     Raises:
         ValueError: if the weights are not installed or `output_dir` is taken.

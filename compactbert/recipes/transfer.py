@@ -12,15 +12,15 @@ import torch
 from accelerate import PartialState
 from matplotlib.figure import Figure
 from torch.utils.data import Subset
+from transformers import PreTrainedTokenizerBase
 
-from ..cards import render_card
 from ..compression import describe, prune_iteratively
 from ..compression.planning import largest_sizes
 from ..convert import load_pretrained, resolve_model
 from ..data import Corpus, PretrainingCollator, build_corpus
-from ..files import check_free, write_figure, write_text
+from ..files import check_free, png_of
 from ..provenance import command_line, public_settings
-from ..resume import work_dir_of
+from ..resume import changes_of, work_dir_of
 from ..training import ib_teacher, pretrain, transfer_knowledge
 from ..training.pretraining import batches_of
 from ..training.run import save_folder
@@ -130,7 +130,7 @@ def _check_section(values: Any, functions: Iterable[Callable], where: str) -> No
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is not inspect.Parameter.VAR_KEYWORD
     }
-    internal = {"build_trainer", "stage_settings", "measure"}
+    internal = {"build_trainer", "stage_settings", "measure", "save"}
     # A teacher's `model` is what it is made of; the student is named apart.
     hidden = JOB_ARGUMENTS | internal | (set() if "teacher" in where else {"model"})
     if unknown := sorted(set(values) - named | set(values) & hidden):
@@ -205,11 +205,8 @@ def transfer(
     given = {name: value for name, value in locals().items() if value is not None}
     loaded = load_transfer_recipe(recipe)
     output_dir = Path(output_dir).absolute()
-    report_file = output_dir / "metrics.json"
-    if report_file.is_file() and not (output_dir / "README.md").is_file():
-        # Killed between the weights and their card.
-        return _finish(json.loads(report_file.read_text()), loaded, output_dir, given)
-    check_free(output_dir)
+    if not work_dir_of(output_dir).is_dir():
+        check_free(output_dir)
     options = dict(loaded.transfer)
     if max_steps is not None:
         if options.get("transfer_steps"):
@@ -219,28 +216,60 @@ def transfer(
     corpus_dir = Path(corpus or output_dir.with_name(f"{output_dir.name}-corpus"))
     ((kind, settings),) = loaded.teacher.items()
     has_teacher = teacher_dir.is_dir() and any(teacher_dir.iterdir())
-    if has_teacher:
-        # Of a run that was killed when its teacher had come to its place.
-        shutil.rmtree(work_dir_of(teacher_dir), ignore_errors=True)
     _check_student(loaded, options)
     if not is_architecture(settings["model"]):
         tokenizer = settings["model"]
     _, words = load_pretrained(teacher_dir if has_teacher else resolve_model(tokenizer), "", trust_remote_code)
-    build_corpus(texts, words, corpus_dir, seed=seed, **loaded.corpus)
-    if not has_teacher:
+    data = build_corpus(texts, words, corpus_dir, seed=seed, **loaded.corpus)
+    if has_teacher:
+        # One that is named may have been made in any way.
+        if teacher is None:
+            made_with = {**settings, "seed": seed, "corpus": data.index["digest"]}
+            _check_made(teacher_dir, made_with, TEACHERS[kind], train_on_corpus)
+        # Of a run that was killed when its teacher had come to its place.
+        shutil.rmtree(work_dir_of(teacher_dir), ignore_errors=True)
+    else:
         made_of = {"tokenizer": tokenizer} if kind == "pretrain" else {"trust_remote_code": trust_remote_code}
         TEACHERS[kind](corpus=corpus_dir, output_dir=teacher_dir, seed=seed, **made_of, **settings)
     options |= {"seed": seed, "trust_remote_code": trust_remote_code}
     student: str | Path
     if isinstance(loaded.student, Mapping):
         student = output_dir.with_name(f"{output_dir.name}-student")
-        if not student.exists():
-            settings = {"seed": seed, "trust_remote_code": trust_remote_code, **loaded.student["prune"]}
-            prune_on_corpus(teacher_dir, corpus_dir, student, **settings)
+        settings = {"seed": seed, "trust_remote_code": trust_remote_code, **loaded.student["prune"]}
+        with PartialState().main_process_first():
+            if student.exists():
+                _check_made(student, {**settings, "model": teacher_dir}, prune_on_corpus)
+                shutil.rmtree(work_dir_of(student), ignore_errors=True)
+            else:
+                prune_on_corpus(teacher_dir, corpus_dir, student, **settings)
     else:
         student = loaded.student
-    report = transfer_knowledge(student, teacher_dir, corpus_dir, output_dir, **options)
-    return _finish(report, loaded, output_dir, given)
+
+    def save(model: Any, tokenizer: PreTrainedTokenizerBase, report: dict[str, Any], folder: Path) -> None:
+        report |= {"recipe": {"name": loaded.name, "description": loaded.description}}
+        named = texts if isinstance(texts, list | tuple) else [texts]
+        report["texts"] = [Path(text).name for text in named if isinstance(text, str | Path)]
+        if isinstance(recipe, str | Path):
+            report["command"] = command_line(transfer, public_settings(given))
+        save_folder(model, tokenizer, report, folder, {"transfer.png": png_of(draw_curves(report))})
+
+    return transfer_knowledge(student, teacher_dir, corpus_dir, output_dir, save=save, **options)
+
+
+def _check_made(folder: Path, given: Mapping[str, Any], *makers: Callable) -> None:
+    """Raises a `ValueError` if what an earlier call has left was made with other settings."""
+    record = folder / "metrics.json"
+    made = json.loads(record.read_text()).get("settings", {}) if record.is_file() else {}
+    parameters = [p for maker in makers for p in inspect.signature(maker).parameters.values()]
+    defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    settings = public_settings(json.loads(json.dumps({**defaults, **given}, default=str)))
+    names = made.keys() & defaults.keys() | given.keys()
+    earlier, now = ({name: values.get(name) for name in names} for values in (made, settings))
+    if changes := changes_of(earlier, now):
+        raise ValueError(
+            f"{str(folder)!r} was made with other settings ({changes}): call it with the earlier ones, choose another "
+            f"`output_dir`, or remove that folder and what was made of it."
+        )
 
 
 def prune_on_corpus(
@@ -274,6 +303,7 @@ def prune_on_corpus(
     Raises:
         ValueError: if the model has no head, the corpus cannot be read, or the targets do not fit the model.
     """
+    settings = locals()
     output_dir = Path(output_dir)
     check_free(output_dir)
     loaded, tokenizer = load_pretrained(model, "ForPreTraining", trust_remote_code, require_head=True)
@@ -293,7 +323,7 @@ def prune_on_corpus(
         ffn=count_of(ffn, most["ffn"]),
         seed=seed,
     )
-    report = {"plan": describe(plan)}
+    report = {"settings": public_settings(json.loads(json.dumps(settings, default=str))), "plan": describe(plan)}
     save_folder(pruned, tokenizer, report, output_dir, {"pruning_plan.json": plan.to_json()}, card=False)
     return report
 
@@ -317,26 +347,8 @@ def _check_student(recipe: TransferRecipe, options: Mapping[str, Any]) -> None:
         )
 
 
-def _finish(
-    report: dict[str, Any], recipe: TransferRecipe, output_dir: Path, given: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Adds the picture and the card; the card is the last file to come."""
-    if not PartialState().is_main_process:
-        return report
-    write_curves(report, output_dir / "transfer.png")
-    report |= {"recipe": {"name": recipe.name, "description": recipe.description}}
-    texts = given["texts"] if isinstance(given["texts"], list | tuple) else [given["texts"]]
-    report["texts"] = [Path(text).name for text in texts if isinstance(text, str | Path)]
-    if isinstance(given["recipe"], str | Path):
-        report["command"] = command_line(transfer, public_settings(given))
-    shutil.rmtree(work_dir_of(output_dir), ignore_errors=True)
-    write_text(output_dir / "metrics.json", json.dumps(report, indent=2) + "\n")
-    write_text(output_dir / "README.md", render_card(output_dir))
-    return report
-
-
-def write_curves(report: Mapping[str, Any], path: Path) -> None:
-    """Draws every part of the loss over the steps, with lines where stages begin."""
+def draw_curves(report: Mapping[str, Any]) -> Figure:
+    """Every part of the loss over the steps, with lines where stages begin."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     names = sorted({name for entry in report["losses"] for name in entry if name.endswith("_loss")})
@@ -351,7 +363,7 @@ def write_curves(report: Mapping[str, Any], path: Path) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel("loss, weighted")
     axes.legend()
-    write_figure(path, figure)
+    return figure
 
 
-__all__ = ["TransferRecipe", "load_transfer_recipe", "prune_on_corpus", "transfer", "write_curves"]
+__all__ = ["TransferRecipe", "draw_curves", "load_transfer_recipe", "prune_on_corpus", "transfer"]

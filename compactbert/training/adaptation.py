@@ -104,6 +104,8 @@ def adapt(
     # AdaLoRA asks for the number of steps, which are not known yet.
     configs = [adapter_config(name, **({"total_step": 1} if name == "adalora" else {}), **options) for name in methods]
     prompts = [config for config in configs if isinstance(config, PromptLearningConfig)]
+    if learning_rate is None:
+        learning_rate = PROMPT_LEARNING_RATE if prompts else LEARNING_RATE
     if merge and prompts:
         raise ValueError(f"`merge` needs a method that changes weights, and {method!r} adds tokens.")
     # Of the base, before anything is added to it.
@@ -170,7 +172,7 @@ def adapt(
         save=save,
         data_dir=data_dir,
         epochs=epochs,
-        learning_rate=learning_rate or (PROMPT_LEARNING_RATE if prompts else LEARNING_RATE),
+        learning_rate=learning_rate,
         batch_size=batch_size,
         max_length=max_length,
         max_steps=max_steps,

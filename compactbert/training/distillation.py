@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -247,7 +248,7 @@ class DistillationTrainer(ResumableTrainer):
         )
         super().__init__(model, args, **kwargs)
         self.projections.to(self.args.device)
-        self.add_callback(_ZeroGradients(self.projections))
+        self.add_callback(_TrainBeside(self.projections, self.accelerator))
         for teachers in self.teachers.values():
             for teacher in teachers:
                 teacher.requires_grad_(False).eval()
@@ -366,14 +367,20 @@ class DistillationTrainer(ResumableTrainer):
             self.projections.load_state_dict(load_file(Path(resume_from_checkpoint) / PROJECTIONS))
 
 
-class _ZeroGradients(TrainerCallback):
-    """The Trainer sets the gradients of its model to zero, not those of what is trained beside it."""
+class _TrainBeside(TrainerCallback):
+    """What the Trainer does for its model alone: sets gradients to zero, and averages them over processes."""
 
-    def __init__(self, module: nn.Module):
-        self.module = module
+    def __init__(self, module: nn.Module, accelerator: Accelerator):
+        self.module, self.accelerator = module, accelerator
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.module.zero_grad()
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        for parameter in self.module.parameters() if args.world_size > 1 else ():
+            # Another process's batch may be of a task that has it.
+            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = self.accelerator.reduce(own, "mean")
 
 
 class _Pair:
@@ -568,7 +575,7 @@ relation_weight, layer_map, relation_map, relation_heads, teacher_cache:
         learning_rate (`float`, *optional*, defaults to 2e-5):
             Peak of AdamW's learning rate; SmBERT's.
         run_settings:
-            Further arguments of [`finetune`].
+            Further arguments of [`finetune`]; `training_arguments` are those of [`~transformers.TrainingArguments`].
 
     Returns:
         `dict`: As [`finetune`].

@@ -14,7 +14,7 @@ from ..data.tasks import read_splits, task_spec
 from ..files import check_free, told_of_full_disk, write_text
 from ..provenance import environment, public_settings
 from ..resume import end_moved_run, finished_folder, open_work_dir, work_dir_of
-from .run import Precision, check_positive, common_arguments, last_complete_checkpoint, resolve_precision
+from .run import Precision, check_positive, common_arguments, last_complete_checkpoint, resolve_precision, use_one_gpu
 
 
 Method = Literal["simcse", "pairs", "margin"]
@@ -143,29 +143,27 @@ max_length, warmup, precision, seed, trust_remote_code:
         loss = ContrastiveLoss(embedder, margin=margin)
     else:
         loss = MultipleNegativesRankingLoss(embedder, scale=1 / temperature)
-    trainer = SentenceTransformerTrainer(
-        embedder,
-        SentenceTransformerTrainingArguments(
-            **common_arguments(work_dir, resolved, seed),
-            num_train_epochs=epochs,
-            max_steps=max_steps or -1,
-            learning_rate=learning_rate,
-            per_device_train_batch_size=batch_size,
-            warmup_steps=warmup,
-            save_steps=SAVE_STEPS,
-            save_total_limit=1,
-            logging_steps=SAVE_STEPS,
-        ),
-        train_dataset=rows,
-        loss=loss,
+    arguments = SentenceTransformerTrainingArguments(
+        **common_arguments(work_dir, resolved, seed),
+        num_train_epochs=epochs,
+        max_steps=max_steps or -1,
+        learning_rate=learning_rate,
+        per_device_train_batch_size=batch_size,
+        warmup_steps=warmup,
+        save_steps=SAVE_STEPS,
+        save_total_limit=1,
+        logging_steps=SAVE_STEPS,
     )
+    use_one_gpu(arguments)
+    trainer = SentenceTransformerTrainer(embedder, arguments, train_dataset=rows, loss=loss)
     with told_of_full_disk(work_dir):
         trainer.train(resume_from_checkpoint=checkpoint)
     report = {
         "task": public_settings(settings)["task"],
         "method": method,
         "rows": len(rows),
-        "steps": trainer.state.global_step,
+        # A run that continues from its last step makes one more, which changes nothing.
+        "steps": min(trainer.state.global_step, trainer.state.max_steps),
         "settings": public_settings(settings),
         "environment": environment(),
     }

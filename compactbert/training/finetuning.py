@@ -2,9 +2,8 @@
 does not have: layers that learn later, slower or not at all, classes that count alike, adversarial training, R-Drop,
 rounding as in int8."""
 
-import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
-from transformers.integrations import is_tensorboard_available
 from transformers.optimization import get_scheduler
 
 from ..compression import zero_weights
@@ -23,24 +21,9 @@ from .adversarial import Method, adversarial_step
 from .losses import consistency_loss
 from .pretraining import Optimizer, lamb
 from .quantization import cut_relus, emulate_int8
-from .run import Precision, ResumableTrainer, TrainingRun, train_on_task
+from .run import Precision, ResumableTrainer, TrainingRun, check_positive, train_on_task
 
 
-# Fields of TrainingArguments that arguments of `finetune` decide, or that a run which continues depends on.
-DECIDED = {
-    "output_dir": "output_dir",
-    "num_train_epochs": "epochs",
-    "max_steps": "max_steps",
-    "learning_rate": "learning_rate",
-    "per_device_train_batch_size": "batch_size",
-    "weight_decay": "weight_decay",
-    "warmup_steps": "warmup",
-    "bf16": "precision",
-    "fp16": "precision",
-    "seed": "seed",
-    **dict.fromkeys(("eval_strategy", "eval_steps", "save_strategy", "save_steps", "load_best_model_at_end"), ""),
-    **dict.fromkeys(("metric_for_best_model", "greater_is_better", "resume_from_checkpoint"), ""),
-}
 # Those that need no functions or other schedules.
 TORCH_SCHEDULERS: tuple[str, ...] = ("StepLR", "MultiStepLR", "ConstantLR", "LinearLR", "ExponentialLR", "PolynomialLR")
 TORCH_SCHEDULERS += ("CyclicLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "OneCycleLR", "ReduceLROnPlateau")
@@ -128,10 +111,9 @@ class FinetuningConfig(TrainingArguments):
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {allowed}, got {getattr(self, name)!r}.")
-        for name in ("layer_decay", "adversarial_epsilon", "adversarial_steps"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
-        for name, least in (("freeze_layers", 0), ("unfreeze_steps", 1), ("r_drop", 0), ("adversarial_step_size", 0)):
+        positive = ("layer_decay", "adversarial_epsilon", "adversarial_steps", "adversarial_step_size")
+        check_positive(**{name: getattr(self, name) for name in positive})
+        for name, least in (("freeze_layers", 0), ("unfreeze_steps", 1), ("r_drop", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")
@@ -398,21 +380,6 @@ def _check_schedule(args: FinetuningConfig) -> None:
         raise ValueError(f"`lr_scheduler_kwargs` {args.lr_scheduler_kwargs} do not fit {name!r}: {error}") from error
 
 
-def _check_names(training_arguments: Mapping[str, Any]) -> None:
-    known = {field.name for field in fields(FinetuningConfig) if field.init}
-    for name, value in training_arguments.items():
-        if name in DECIDED:
-            remedy = f"use `{DECIDED[name]}`" if DECIDED[name] else "it cannot be changed"
-            raise ValueError(f"`{name}` is not for `training_arguments`: {remedy}.")
-        if name not in known:
-            like = difflib.get_close_matches(name, known, 3)
-            raise ValueError(f"There is no training argument {name!r}" + (f": did you mean {like}?" if like else "."))
-        if name == "gradient_accumulation_steps" and not (isinstance(value, int) and value >= 1):
-            raise ValueError(f"`{name}` must be at least 1, got {value!r}.")
-        if name == "report_to" and "tensorboard" in value and not is_tensorboard_available():
-            raise ValueError('`report_to` "tensorboard" needs a library: run `pip install "compactbert[tensorboard]"`.')
-
-
 def finetune(
     model: str | Path,
     task: str,
@@ -503,16 +470,8 @@ def finetune(
     ```
     """
 
-    _check_names(training_arguments or {})
-
     def build_trainer(run: TrainingRun, loaded: PreTrainedModel) -> FinetuningTrainer:
-        try:
-            config = FinetuningConfig(**run.arguments)
-        except TypeError as error:
-            raise ValueError(
-                f"`training_arguments` {training_arguments} has a value of a wrong type: {error}"
-            ) from error
-        return FinetuningTrainer(loaded, config, run.task.problem, **run.trainer_arguments)
+        return FinetuningTrainer(loaded, FinetuningConfig(**run.arguments), run.task.problem, **run.trainer_arguments)
 
     return train_on_task(
         model,
@@ -521,6 +480,7 @@ def finetune(
         build_trainer,
         {},
         made_by=finetune,
+        config_class=FinetuningConfig,
         data_dir=data_dir,
         epochs=epochs,
         learning_rate=learning_rate,

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import difflib
 import json
 import os
 import shutil
@@ -10,12 +11,12 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
 from transformers import (
     EarlyStoppingCallback,
@@ -23,9 +24,10 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
+    TrainingArguments,
     set_seed,
 )
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations import TensorBoardCallback, is_tensorboard_available
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -42,7 +44,22 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MAX_STEPS_PER_CHECKPOINT = 500
 # Steps that measure the time of a step; the first ones are slower than the rest.
 TRIAL_STEPS, TRIAL_WARMUP = 10, 2
-NOT_SETTINGS = ("build_trainer", "made_by", "save", "stage_settings", "task_options")
+NOT_SETTINGS = ("build_trainer", "config_class", "made_by", "save", "stage_settings", "task_options")
+# Fields of TrainingArguments that arguments of `finetune` decide, or that a run which continues depends on.
+DECIDED = {
+    "output_dir": "output_dir",
+    "num_train_epochs": "epochs",
+    "max_steps": "max_steps",
+    "learning_rate": "learning_rate",
+    "per_device_train_batch_size": "batch_size",
+    "weight_decay": "weight_decay",
+    "warmup_steps": "warmup",
+    "bf16": "precision",
+    "fp16": "precision",
+    "seed": "seed",
+    **dict.fromkeys(("eval_strategy", "eval_steps", "save_strategy", "save_steps", "load_best_model_at_end"), ""),
+    **dict.fromkeys(("metric_for_best_model", "greater_is_better", "resume_from_checkpoint"), ""),
+}
 
 
 @dataclass
@@ -67,11 +84,12 @@ class ResumableTrainer(Trainer):
 
     It also logs the parts of a loss that [`keep_parts`] was given."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, model: Any, args: TrainingArguments, **kwargs: Any):
         # What the steps since the last log have made of every part, and how many they are.
         self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._steps = 0.0
-        super().__init__(*args, **kwargs)
+        use_one_gpu(args)
+        super().__init__(model, args, **kwargs)
         self.add_callback(_NothingAfterTheEnd())
 
     def keep_parts(self, parts: Mapping[str, torch.Tensor]) -> None:
@@ -134,6 +152,7 @@ def train_on_task(
     stage_settings: dict[str, Any],
     *,
     made_by: Callable[..., Any] | None = None,
+    config_class: type[TrainingArguments] = TrainingArguments,
     save: Callable[[Any, PreTrainedTokenizerBase, dict[str, Any], Path], None] | None = None,
     require_head: bool = False,
     texts: str | None = None,
@@ -166,6 +185,8 @@ def train_on_task(
             What `build_trainer` depends on, for the report and for recognising an unfinished run.
         made_by (callable, *optional*):
             The function of this package that was called, if it has a command of its name: the report names that.
+        config_class (`type`, *optional*, defaults to [`~transformers.TrainingArguments`]):
+            What `training_arguments` are fields of.
         save (callable, *optional*):
             What to do with the trained model, its tokenizer, the report and `output_dir`; the default is
             [`save_folder`].
@@ -185,6 +206,7 @@ def train_on_task(
         settings["processes"] = processes
         if max_minutes is not None:
             raise ValueError("`max_minutes` is for one process: give several of them `max_steps`.")
+    _check_names(further, config_class)
     rows_per_step = batch_size * further.get("gradient_accumulation_steps", 1) * processes
     check_positive(
         epochs=epochs,
@@ -252,17 +274,23 @@ def train_on_task(
             "compute_metrics": lambda output: score_logits(loaded_task, output.predictions, output.label_ids),
         },
     )
+    try:
+        config_class(**run.arguments)
+    except TypeError as error:
+        raise ValueError(f"`training_arguments` {training_arguments} has a value of a wrong type: {error}") from error
     unfinished = last_complete_checkpoint(work_dir) is not None
     budget = work_dir / "budget.json"
     if max_minutes is not None:
         # Measured once a run: one that continues keeps its number of steps.
-        kept = json.loads(budget.read_text()) if unfinished else _steps_within(max_minutes, run, build_trainer)
+        known = unfinished and budget.is_file()
+        kept = json.loads(budget.read_text()) if known else _steps_within(max_minutes, run, build_trainer)
         run.arguments["max_steps"] = min(run.arguments["max_steps"], kept)
     # Before the folder is made: a stage whose settings do not fit the model leaves none.
     trainer = build_trainer(run, loaded)
     with trainer.args.main_process_first():
         if trainer.is_world_process_zero():
-            open_work_dir(work_dir, settings, unfinished)
+            # Where the data lies changes nothing.
+            open_work_dir(work_dir, {**settings, "data_dir": None}, unfinished)
     if max_minutes is not None:
         write_text(budget, json.dumps(run.arguments["max_steps"]))
     clock = StepClock()
@@ -295,11 +323,13 @@ def train_on_task(
     }
     report["task"] = report["settings"]["task"]
     if made_by is not None:
-        report["command"] = command_line(made_by, report["settings"])
+        # How many processes there are is the launcher's to say.
+        given = {name: value for name, value in report["settings"].items() if name != "processes"}
+        report["command"] = command_line(made_by, given)
     if trainer.is_world_process_zero():
         (save or save_folder)(trainer.model, tokenizer, report, output_dir)
-    trainer.accelerator.wait_for_everyone()
-    return report
+    # With what `save` has added.
+    return broadcast_object_list([report])[0]
 
 
 def last_complete_checkpoint(work_dir: Path) -> str | None:
@@ -319,21 +349,36 @@ def save_folder(
     tokenizer: PreTrainedTokenizerBase,
     report: dict[str, Any],
     output_dir: Path,
-    extra_files: Mapping[str, str] | None = None,
+    extra_files: Mapping[str, str | bytes] | None = None,
     card: bool = True,
     **save_arguments: Any,
 ) -> None:
-    """Saves a model or adapter with its tokenizer, its report, its card and further text files; `output_dir` appears
-    when it is complete, and the work folder goes."""
+    """Saves a model or adapter with its tokenizer, its report, its card and further files; `output_dir` appears when it
+    is complete, and the work folder goes."""
     # The Trainer sets it on every model; an encoder has no cache.
     vars(model.config).pop("use_cache", None)
     with finished_folder(output_dir) as finished:
         model.save_pretrained(finished, **save_arguments)
         tokenizer.save_pretrained(finished)
-        for name, text in {"metrics.json": json.dumps(report, indent=2) + "\n", **(extra_files or {})}.items():
-            (finished / name).write_text(text)
+        for name, content in {"metrics.json": json.dumps(report, indent=2) + "\n", **(extra_files or {})}.items():
+            (finished / name).write_bytes(content if isinstance(content, bytes) else content.encode())
         if card:
             (finished / "README.md").write_text(render_card(finished, Publication(repo_id=output_dir.name)))
+
+
+def _check_names(training_arguments: Mapping[str, Any], config_class: type[TrainingArguments]) -> None:
+    known = {field.name for field in fields(config_class) if field.init}
+    for name, value in training_arguments.items():
+        if name in DECIDED:
+            remedy = f"use `{DECIDED[name]}`" if DECIDED[name] else "it cannot be changed"
+            raise ValueError(f"`{name}` is not for `training_arguments`: {remedy}.")
+        if name not in known:
+            like = difflib.get_close_matches(name, known, 3)
+            raise ValueError(f"There is no training argument {name!r}" + (f": did you mean {like}?" if like else "."))
+        if name == "gradient_accumulation_steps" and not (isinstance(value, int) and value >= 1):
+            raise ValueError(f"`{name}` must be at least 1, got {value!r}.")
+        if name == "report_to" and "tensorboard" in value and not is_tensorboard_available():
+            raise ValueError('`report_to` "tensorboard" needs a library: run `pip install "compactbert[tensorboard]"`.')
 
 
 def check_positive(**given: float | None) -> None:
@@ -370,6 +415,12 @@ def common_arguments(work_dir: Path, precision: str, seed: int) -> dict[str, Any
         "bf16": precision == "bf16",
         "fp16": precision == "fp16",
     }
+
+
+def use_one_gpu(args: TrainingArguments) -> None:
+    """Without a launcher transformers takes all GPUs (`torch.nn.DataParallel`, seen in 5.23), each with a batch of the
+    size that was asked for and is reported for one."""
+    args._n_gpu = min(1, args.n_gpu)
 
 
 def _steps_within(
@@ -438,4 +489,5 @@ __all__ = [
     "resolve_precision",
     "save_folder",
     "train_on_task",
+    "use_one_gpu",
 ]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from filelock import FileLock
 from numpy.lib.format import open_memmap
 from torch import nn
 from tqdm.auto import tqdm
@@ -39,6 +40,7 @@ class Observation:
         attentions (`dict` of `torch.Tensor` of shape `(batch, heads, seq, seq)`): By layer from 1.
         vectors (`dict` of lists of `torch.Tensor` of shape `(batch, seq, width)`): Queries, keys and values, by layer
             from 1.
+        outputs (`~transformers.utils.ModelOutput`, *optional*): What the model returned, if it was run.
     """
 
     logits: dict[str, torch.Tensor]
@@ -146,7 +148,11 @@ class TeacherCache:
         self.request = request
         self.folder = Path(directory) / _digest(teacher, dataset, request)
         if not self.folder.is_dir():
-            self._fill(teacher, dataset, collator)
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            # Processes that train together come here together.
+            with FileLock(self.folder.with_name(f".{self.folder.name}.lock")):
+                if not self.folder.is_dir():
+                    self._fill(teacher, dataset, collator)
         self.arrays = {path.stem: np.load(path, mmap_mode="r") for path in self.folder.glob("*.npy")}
         self.offsets = self.arrays.pop("offsets")
 

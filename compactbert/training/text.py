@@ -1,6 +1,7 @@
 """From a corpus of text to a saved language model: pre-training, and transfer from a teacher; resumable, in full."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import (
     AutoModelForPreTraining,
     PreTrainedConfig,
@@ -22,7 +24,7 @@ from ..data import Corpus, PretrainingCollator
 from ..files import check_free, told_of_full_disk
 from ..presets import list_presets, load_preset
 from ..provenance import environment, public_settings
-from ..resume import open_work_dir, work_dir_of
+from ..resume import end_moved_run, open_work_dir, work_dir_of
 from .distillation import check_same_tokenizer
 from .ib_teacher import make_ib_bert
 from .pretraining import PretrainingConfig, PretrainingTrainer, measure_pretraining
@@ -39,7 +41,7 @@ from .run import (
 )
 
 
-NOT_SETTINGS = ("model", "tokenizer", "output_dir", "build_trainer", "stage_settings", "measure", "corpus")
+NOT_SETTINGS = ("model", "tokenizer", "output_dir", "build_trainer", "stage_settings", "measure", "save", "corpus")
 # Held-out samples that a result is measured on.
 MEASURED_SAMPLES = 1024
 # The settings of a transfer beside those of every training.
@@ -144,7 +146,8 @@ def transfer_knowledge(
 
     Returns:
         `dict`: what is written to `metrics.json`: `metrics` on held-out text (`mlm_loss`, `mlm_accuracy`,
-        `nsp_accuracy`, `feature_map_distance`, `attention_distance`), `steps`, `seconds_per_step`, `settings`, ...
+        `nsp_accuracy`, `feature_map_distance`, `relative_feature_map_distance`, `attention_distance`), `steps`,
+        `seconds_per_step`, `settings`, ...
 
     Raises:
         ValueError: as [`pretrain`] and [`ProgressiveTransferTrainer`], and if teacher and corpus have different
@@ -202,7 +205,9 @@ def check_transfer(model: str | Path | None, *, max_steps: int, **settings: Any)
         ValueError: as [`transfer_knowledge`].
     """
     terms = {name: value for name, value in settings.items() if name in TRANSFER_FIELDS}
-    checked = ProgressiveTransferConfig(output_dir="unused", max_steps=max_steps, **terms)
+    # It also finds the processes, which without GPUs it is to be told.
+    use_cpu = not torch.accelerator.is_available()
+    checked = ProgressiveTransferConfig(output_dir="unused", max_steps=max_steps, use_cpu=use_cpu, **terms)
     if model is None:
         return None
     config = load_preset(model) if is_architecture(model) else load_pretrained(model, "")[0].config
@@ -298,6 +303,7 @@ def train_on_corpus(
     stage_settings: Mapping[str, Any],
     measure: Callable[..., dict[str, float]] | None = None,
     *,
+    save: Callable[[Any, PreTrainedTokenizerBase, dict[str, Any], Path], None] | None = None,
     max_steps: int,
     batch_size: int = 32,
     accumulation: int = 1,
@@ -323,13 +329,22 @@ def train_on_corpus(
             What `build_trainer` depends on, for the report and for recognising an unfinished run.
         measure (callable, *optional*):
             Further metrics of the trained model, from held-out samples and a collator.
+        save (callable, *optional*):
+            What to do with the trained model, its tokenizer, the report and `output_dir`; the default is
+            [`~compactbert.training.run.save_folder`], without a card.
     """
     settings = {name: value for name, value in locals().items() if name not in NOT_SETTINGS} | dict(stage_settings)
     output_dir = Path(output_dir)
     check_positive(max_steps=max_steps, batch_size=batch_size, accumulation=accumulation, learning_rate=learning_rate)
     resolved = resolve_precision(precision)
-    check_free(output_dir)
     data = Corpus.open(corpus)
+    # As `accelerate launch` and `torchrun` say it.
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    settings |= {"corpus": data.index["digest"], "corpus_settings": data.settings, "processes": processes}
+    settings = json.loads(json.dumps(settings, default=str))
+    if (earlier := end_moved_run(output_dir, "metrics.json", settings)) is not None:
+        return earlier
+    check_free(output_dir)
     data.check_tokenizer(tokenizer)
     positions = model.config.max_position_embeddings
     if data.settings["sequence_length"] > positions:
@@ -362,7 +377,6 @@ def train_on_corpus(
     }
     rest = {"train_dataset": data.train, "data_collator": collator, "processing_class": tokenizer}
     trainer = build_trainer(arguments, rest, model)
-    settings |= {"corpus": data.index["digest"], "corpus_settings": data.settings, "processes": trainer.args.world_size}
     with trainer.args.main_process_first():
         if trainer.is_world_process_zero():
             open_work_dir(work_dir, settings, unfinished=last_complete_checkpoint(work_dir) is not None)
@@ -382,7 +396,7 @@ def train_on_corpus(
         "measured_on": "held-out text" if data.held_out else "training text",
         "samples": {"train": len(data.train), "measured": len(sample)},
         "steps": min(trainer.state.global_step, max_steps),
-        "tokens_per_step": batch_size * accumulation * trainer.args.world_size * data.settings["sequence_length"],
+        "tokens_per_step": batch_size * accumulation * processes * data.settings["sequence_length"],
         "seconds_per_step": round(clock.seconds_per_step(), 4),
         "precision": resolved,
         "losses": [entry for entry in trainer.state.log_history if "loss" in entry and entry["step"] <= max_steps],
@@ -391,9 +405,12 @@ def train_on_corpus(
     }
     report = json.loads(json.dumps(report, default=str))
     if trainer.is_world_process_zero():
-        save_folder(trained, tokenizer, report, output_dir, card=False)
-    trainer.accelerator.wait_for_everyone()
-    return report
+        if save is None:
+            save_folder(trained, tokenizer, report, output_dir, card=False)
+        else:
+            save(trained, tokenizer, report, output_dir)
+    # With what `save` has added.
+    return broadcast_object_list([report])[0]
 
 
 __all__ = ["check_transfer", "ib_teacher", "is_architecture", "pretrain", "train_on_corpus", "transfer_knowledge"]

@@ -229,7 +229,7 @@ def theseus(
         epochs (`float`, *optional*, defaults to 15.0), learning_rate (`float`, *optional*, defaults to 1e-5):
             SmBERT's.
         run_settings:
-            Further arguments of [`finetune`].
+            Further arguments of [`finetune`]; `training_arguments` are those of [`~transformers.TrainingArguments`].
 
     Raises:
         ValueError: as [`finetune`] and [`TheseusTrainer`], and if the predecessor has no trained head.
