@@ -180,7 +180,8 @@ def transfer(
         `dict`: what is written to `metrics.json`.
 
     Raises:
-        ValueError: if an argument or the recipe is wrong, or text, teacher and student do not fit each other.
+        ValueError: if an argument or the recipe is wrong, text, teacher and student do not fit each other, or what
+            another call left where this one puts its own was made with other settings.
         FloatingPointError: if a loss is not finite, see [`~compactbert.training.PretrainingTrainer`].
 
     Example:
@@ -303,7 +304,7 @@ def prune_on_corpus(
     Raises:
         ValueError: if the model has no head, the corpus cannot be read, or the targets do not fit the model.
     """
-    settings = locals()
+    settings = dict(locals())
     output_dir = Path(output_dir)
     check_free(output_dir)
     loaded, tokenizer = load_pretrained(model, "ForPreTraining", trust_remote_code, require_head=True)

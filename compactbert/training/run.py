@@ -274,6 +274,7 @@ def train_on_task(
             "compute_metrics": lambda output: score_logits(loaded_task, output.predictions, output.label_ids),
         },
     )
+    # Here, where what fails is what was given, and not a job's own setting.
     try:
         config_class(**run.arguments)
     except TypeError as error:
