@@ -15,6 +15,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 
+# Begin with these: a worker that takes a long file last works on alone.
+LONGEST = ("modeling", "adapters", "remote_code", "examples", "publishing", "progressive", "finetuning", "recipes")
 SPACE = "---\ntitle: Reviews\nsdk: gradio\nsdk_version: 6.31.0\napp_file: app.py\nlicense: apache-2.0\n---\n"
 STUDENT = {
     "model_type": "mobilebert_md",
@@ -32,6 +34,11 @@ def pytest_configure(config):
     # The marks of transformers' common tests (test_upstream.py), which its source distribution does not declare.
     for marker in UPSTREAM_MARKERS:
         config.addinivalue_line("markers", f"{marker}: a mark of transformers' common tests")
+
+
+def pytest_collection_modifyitems(items):
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 def pytest_collection_finish():
