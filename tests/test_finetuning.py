@@ -567,6 +567,7 @@ def distil_shared(folder, batch_size, **further):
     return trainer
 
 
+@pytest.mark.long
 def test_two_processes_end_with_the_weights_of_one(tiny_model, reviews, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}

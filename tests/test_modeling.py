@@ -84,6 +84,7 @@ def test_eager_equals_sdpa(family, name, side):
         torch.testing.assert_close(eager, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 @families
 @torch.no_grad()  # flex attention has no backward on a CPU
 def test_flex_attention_equals_sdpa(family):
@@ -204,6 +205,7 @@ def test_spelling_out_the_global_sizes_per_layer_changes_nothing(family):
     assert_same(other(**inputs), model(**inputs))
 
 
+@pytest.mark.long
 @families
 def test_torch_compile_fullgraph(family):
     torch.compiler.reset()

@@ -669,6 +669,7 @@ def main(folder, settings):
     Path(folder, f"reports-{os.environ['RANK']}.json").write_text(json.dumps(reports))
 
 
+@pytest.mark.long
 def test_two_processes_have_the_losses_of_one(tmp_path, minilm_tokenizer):
     build("smbert-uniform", "ForPreTraining", vocab_size=len(minilm_tokenizer)).save_pretrained(tmp_path / "bert")
     minilm_tokenizer.save_pretrained(tmp_path / "bert")

@@ -47,6 +47,7 @@ def test_the_demo_ends_in_a_clean_process(demo_run):
         assert row["score"] == pytest.approx(clean["score"], abs=1e-5)
 
 
+@pytest.mark.long
 def test_the_demo_can_be_called_again(demo_run, monkeypatch):
     folder, result = demo_run
     monkeypatch.setattr("compactbert.recipes.demonstration.TRAIN_ROWS", 64)

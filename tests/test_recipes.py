@@ -147,6 +147,7 @@ compactbert.compress(sys.argv[1], sys.argv[2], sys.argv[3], recipe=json.loads(sy
 """
 
 
+@pytest.mark.long
 def test_a_job_killed_at_any_moment_ends_with_the_same_weights(tiny_model, module_reviews, tmp_path):
     arguments = [tiny_model, module_reviews]
     compactbert.compress(*map(str, arguments), tmp_path / "whole", recipe=RECIPE, shapes=["1x8"])
