@@ -382,22 +382,24 @@ def render(results: dict) -> str:
 
 
 def draw(results: dict) -> Figure:
-    """What SmBERT keeps of its teacher against the size of its encoder, by task, under teachers that all sizes have."""
+    """What SmBERT keeps of its teacher against the size of its encoder, by task, where there are several sizes."""
     table = Table(results)
     sizes = [OURS, *(f"{OURS}, {name} of the encoder" for name in SIZES)]
     figure = Figure(figsize=(6, 3.8), layout="constrained")
     axes = figure.subplots()
     for task in table.tasks:
         scores = {method: table.scores(task, method) for method in sizes}
-        for key in set.intersection(*(set(found) for found in scores.values())):
+        for key in scores[OURS]:
             whole = table.teachers[key[0]]["teachers"][task]["parameters"]["encoder"]
-            points = sorted(
+            points = [
                 (table.runs(task, method)[key]["parameters"]["encoder"] / whole, found[key])
                 for method, found in scores.items()
-            )
-            shares, values = zip(*points, strict=True)
-            kept = [value / table.of_teacher(task, key[0]) for value in values]
-            axes.plot(shares, kept, "o-", label=f"{task}, seed {key[1]}")
+                if key in found
+            ]
+            if len(points) > 1:
+                shares, values = zip(*sorted(points), strict=True)
+                kept = [value / table.of_teacher(task, key[0]) for value in values]
+                axes.plot(shares, kept, "o-", label=f"{task}, seed {key[1]}")
     axes.axhline(1.0, color="tab:gray", linestyle=":", label="teacher, MiniLM-L6")
     axes.set(xlabel="share of the teacher's encoder", ylabel="share of the teacher's accuracy", xscale="log")
     axes.set_xticks(TICKS, [f"1/{round(1 / tick)}" for tick in TICKS])

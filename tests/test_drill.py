@@ -223,14 +223,19 @@ def test_read_only_disk(job, disk, run, whole, home, hub):
 @pytest.mark.parametrize("job", JOBS)
 def test_ctrl_c(job, run, whole, home, hub, tmp_path):
     expected, seconds = whole(job)
-    folder = fill(tmp_path / "here", home)
-    answer = run(job, folder, "stopped", after=seconds / 2, ctrl_c=True)
+    for part in (2, 4, 8):
+        name = f"stopped-{part}"
+        folder = fill(tmp_path / name, home)
+        answer = run(job, folder, name, after=seconds / part, ctrl_c=True)
+        if answer["code"] != 0:
+            break
+        # It was done before: the machine was busier when the whole was timed.
     assert answer["code"] == 130, answer["said"]
     assert "Traceback" not in answer["said"]
     last = answer["said"].removesuffix("\n").split("\n")[-1]
     # After what the terminal shows of the keys.
     assert last.removeprefix("^C").startswith("Interrupted. "), answer["said"][-500:]
     assert "same command" in last
-    again = run(job, folder, "stopped")
+    again = run(job, folder, name)
     assert again["code"] == 0, again["said"]
-    check(job, folder, expected, hub, "stopped")
+    check(job, folder, expected, hub, name)
