@@ -43,7 +43,7 @@ TEACHER_SEED = 42
 FIVE, THREE = (1, 2, 3, 4, 5), (1, 2, 3)
 # Per task the fine-tunings that make the teacher, the steps of our last stage (all other methods get these and the
 # steps of our stage on texts), and the seeds of the students.
-TASKS = {
+TASKS: dict[str, dict[str, Any]] = {
     "mrpc": {"teacher": [("mrpc", 4, 1e-4)], "steps": 345, "seeds": FIVE},
     "rte": {"teacher": [("mnli", 1, 1e-4), ("rte", 4, 5e-5)], "steps": 234, "seeds": FIVE},
     "sst2": {"teacher": [("sst2", 2, 5e-5)], "steps": 1875, "seeds": THREE},
@@ -59,10 +59,15 @@ TEXT_STEPS = 625
 BEST_THREE = {"prune": {"layers": [1, 3, 5], "heads": 8, "ffn": 1024}}
 FINETUNE = {"finetune": {"epochs": 1}}
 LOGITS = {"kd_loss_weight": 1.0, "hard_label_weight": 0.0, "cosine_weight": 0.0}
-# Other sizes than our third, as shares of the weights in the encoder's matrices, and their seeds.
-SIZES = {"1/6": (1 / 6, THREE), "1/2": (1 / 2, (1,)), "1/10": (1 / 10, (1,)), "1/20": (1 / 20, (1,))}
-# Our recipe on other layers than every other one, and the seeds.
-LAYERS = {"first three layers": ([0, 1, 2], THREE)}
+# Our recipe after another cut: to other shares of the weights in the encoder's matrices than our third, and of other
+# layers than every other one; and the seeds.
+VARIANTS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    f"{OURS}, 1/6 of the encoder": ({"every": 2, "parameters": 1 / 6}, THREE),
+    f"{OURS}, 1/2 of the encoder": ({"every": 2, "parameters": 1 / 2}, (1,)),
+    f"{OURS}, 1/10 of the encoder": ({"every": 2, "parameters": 1 / 10}, (1,)),
+    f"{OURS}, 1/20 of the encoder": ({"every": 2, "parameters": 1 / 20}, (1,)),
+    f"{OURS}, first three layers": ({"layers": [0, 1, 2], "heads": 8, "ffn": 1024}, THREE),
+}
 # So many tokens make the whole model, embeddings included, at most 35 % of the teacher.
 SMALL_VOCABULARY = f"{OURS}, 10,500 tokens"
 # Epochs are shares of the steps. The learning rate is the best of these on one task, for each baseline.
@@ -107,24 +112,16 @@ class Cell(NamedTuple):
 
 
 def methods() -> dict:
-    """Stages after the teacher's, by name: the shipped recipe's, those of the baselines, and the shipped recipe's for
-    other sizes of the encoder."""
+    """Stages after the teacher's, by name: the shipped recipe's, those of the baselines, and the shipped recipe's after
+    another cut."""
     recipe = load_recipe({"stages": ["finetune"], "baselines": BASELINES})
-    ours = load_recipe(RECIPE).stages[1:]
-    sizes = {}
-    for name, (share, _) in SIZES.items():
-        cut = replace(ours[0], settings={"every": 2, "parameters": share})
-        sizes[f"{OURS}, {name} of the encoder"] = (cut, *ours[1:])
-    for name, (layers, _) in LAYERS.items():
-        settings = {key: value for key, value in ours[0].settings.items() if key != "every"}
-        sizes[f"{OURS}, {name}"] = (replace(ours[0], settings=settings | {"layers": layers}), *ours[1:])
-    return {OURS: ours, **recipe.baselines, **sizes}
+    prune, *rest = load_recipe(RECIPE).stages[1:]
+    variants = {name: (replace(prune, settings=cut), *rest) for name, (cut, _) in VARIANTS.items()}
+    return {OURS: (prune, *rest), **recipe.baselines, **variants}
 
 
 def seeds_of(method: str, task: str) -> tuple[int, ...]:
-    sizes = {f"{OURS}, {name} of the encoder": seeds for name, (_, seeds) in SIZES.items()}
-    sizes |= {f"{OURS}, {name}": seeds for name, (_, seeds) in LAYERS.items()}
-    return sizes.get(method, TASKS[task]["seeds"])
+    return VARIANTS[method][1] if method in VARIANTS else TASKS[task]["seeds"]
 
 
 def run_teacher(name: str, task: str, data_dir: Path, work_dir: Path) -> Path:
@@ -327,17 +324,23 @@ class Table:
     def scores(self, task: str, method: str, metric: str = "accuracy") -> dict[tuple[str, str], float]:
         return {key: run["metrics"][metric] for key, run in self.runs(task, method).items()}
 
-    def of_teacher(self, task: str, teacher: str, metric: str = "accuracy") -> float:
-        return self.teachers[teacher]["teachers"][task]["metrics"][metric]
+    def teacher_scores(self, task: str, metric: str = "accuracy") -> dict[str, float]:
+        """By teacher; those that were trained on the task."""
+        return {
+            teacher: found["teachers"][task]["metrics"][metric]
+            for teacher, found in self.teachers.items()
+            if task in found["teachers"]
+        }
 
     def averages(self, method: str, tasks: list[str], metric: str = "accuracy") -> tuple[float, float]:
         """Over tasks, the mean score of a method's runs, and that of their teachers."""
-        scores = [self.scores(task, method, metric) for task in tasks]
-        teachers = [
-            statistics.fmean(self.of_teacher(task, teacher, metric) for teacher, _ in found)
-            for task, found in zip(tasks, scores, strict=True)
-        ]
-        return statistics.fmean(statistics.fmean(found.values()) for found in scores), statistics.fmean(teachers)
+        averages, wholes = [], []
+        for task in tasks:
+            scores, teachers = self.scores(task, method, metric), self.teacher_scores(task, metric)
+            averages.append(statistics.fmean(scores.values()))
+            # Of every run its own.
+            wholes.append(statistics.fmean(teachers[teacher] for teacher, _ in scores))
+        return statistics.fmean(averages), statistics.fmean(wholes)
 
 
 def render(results: dict) -> str:
@@ -347,11 +350,9 @@ def render(results: dict) -> str:
     head = f"| accuracy | {' | '.join(tasks)} | average | of the teacher | encoder, all parameters |"
     lines = [head, "|---" * (len(tasks) + 4) + "|"]
     for teacher in table.teachers:
-        scores = {
-            task: table.of_teacher(task, teacher) for task in tasks if task in table.teachers[teacher]["teachers"]
-        }
-        average = [f"{statistics.fmean(scores.values()):.3f}" if len(scores) == len(tasks) else ""]
-        cells = [f"{scores[task]:.3f}" if task in scores else "" for task in tasks] + average
+        known = {task: scores[teacher] for task in tasks if teacher in (scores := table.teacher_scores(task))}
+        average = f"{statistics.fmean(known.values()):.3f}" if len(known) == len(tasks) else ""
+        cells = [*(f"{known[task]:.3f}" if task in known else "" for task in tasks), average]
         lines.append(f"| teacher {teacher}, MiniLM-L6 | {' | '.join(cells)} | | |")
     whole = next(iter(table.teachers.values()))["teachers"][tasks[0]]["parameters"]
     for method in table.methods:
@@ -384,7 +385,7 @@ def render(results: dict) -> str:
 def draw(results: dict) -> Figure:
     """What SmBERT keeps of its teacher against the size of its encoder, by task, where there are several sizes."""
     table = Table(results)
-    sizes = [OURS, *(f"{OURS}, {name} of the encoder" for name in SIZES)]
+    sizes = [OURS, *(name for name, (cut, _) in VARIANTS.items() if "parameters" in cut)]
     figure = Figure(figsize=(6, 3.8), layout="constrained")
     axes = figure.subplots()
     for task in table.tasks:
@@ -398,7 +399,7 @@ def draw(results: dict) -> Figure:
             ]
             if len(points) > 1:
                 shares, values = zip(*sorted(points), strict=True)
-                kept = [value / table.of_teacher(task, key[0]) for value in values]
+                kept = [value / table.teacher_scores(task)[key[0]] for value in values]
                 axes.plot(shares, kept, "o-", label=f"{task}, seed {key[1]}")
     axes.axhline(1.0, color="tab:gray", linestyle=":", label="teacher, MiniLM-L6")
     axes.set(xlabel="share of the teacher's encoder", ylabel="share of the teacher's accuracy", xscale="log")

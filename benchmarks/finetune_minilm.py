@@ -30,9 +30,10 @@ def render(results: dict) -> str:
         cells += [f"{run['seconds_per_epoch']:.0f}", run["threads"]]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     environment = results["environment"]
+    precisions = ", ".join(dict.fromkeys(run["precision"] for run in results["runs"].values()))
     lines += [
         "",
-        f"torch {environment['torch']} in {run.get('precision', 'fp32')} on {environment['cores']} cores with "
+        f"torch {environment['torch']} in {precisions} on {environment['cores']} cores with "
         f"{environment['cpu_capability']}.",
     ]
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 
 from .convert import MINILM_ON_HUB
 from .presets import list_presets
-from .structure import ADAPTER_HEADS, FAMILIES
+from .structure import FAMILIES, adapter_head
 
 
 RECORDS = ("report.json", "metrics.json")
@@ -58,11 +58,7 @@ class Folder:
         )
         if (path / ADAPTER_CONFIG_NAME).is_file():
             adapter = json.loads((path / ADAPTER_CONFIG_NAME).read_text())
-            if adapter.get("task_type") not in ADAPTER_HEADS:
-                raise ValueError(
-                    f"The adapter {str(path)!r} is for the task {adapter.get('task_type')!r}: expected one of "
-                    f"{list(ADAPTER_HEADS)}, as `compactbert adapt` writes it."
-                )
+            adapter_head(adapter, path)
             return cls(path, record, adapter)
         if not (path / "config.json").is_file():
             raise ValueError(
@@ -81,7 +77,7 @@ class Folder:
     def head(self) -> str:
         """Suffix of the class."""
         if self.adapter is not None:
-            return ADAPTER_HEADS[self.adapter["task_type"]]
+            return adapter_head(self.adapter, self.path)
         assert self.config is not None
         name = (self.config.architectures or ["Model"])[0]
         return next(head for head in HEADS if name.endswith(head))

@@ -3,7 +3,9 @@
 Our families keep the submodule names of transformers' BERT and MobileBERT, so one set of names serves them all.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -88,6 +90,20 @@ def network_prefixes(num_networks: int) -> list[str]:
     return [*(f"ffn.{i}." for i in range(num_networks - 1)), ""]
 
 
+def adapter_head(adapter: Mapping[str, Any], source: str | Path) -> str:
+    """The suffix of the `Auto` class of the model that an adapter with this configuration is for.
+
+    Raises:
+        ValueError: if it is for none of ours.
+    """
+    if (task := adapter.get("task_type")) not in ADAPTER_HEADS:
+        raise ValueError(
+            f"The adapter {str(source)!r} is for the task {task!r}: expected one of {list(ADAPTER_HEADS)}, as "
+            f"`compactbert adapt` writes it."
+        )
+    return ADAPTER_HEADS[task]
+
+
 __all__ = [
     "ADAPTER_HEADS",
     "ATTENTION_DROPOUT",
@@ -96,6 +112,7 @@ __all__ = [
     "PER_LAYER_FIELDS",
     "QUERY_KEY_VALUE",
     "LayerShape",
+    "adapter_head",
     "label_names",
     "layer_shapes",
     "layers_of",

@@ -21,6 +21,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 
 import compactbert
 from compactbert.adapters import BottleneckConfig, adapter_config, fit_config, get_peft_model, list_methods
+from compactbert.cards import render_card
 from compactbert.hub import run_without_packages
 from compactbert.inference import fuse
 from compactbert.inference.prediction import merged
@@ -535,8 +536,10 @@ def test_adapt_evaluate_and_predict(method, base, reviews, tmp_path):
     assert {row["label"] for row in rows} <= {"pos", "neg"}
 
 
-def test_an_adapter_repository_names_its_base_task_and_targets(base, reviews, tmp_path):
-    compactbert.adapt(base, str(reviews), tmp_path / "out", max_steps=2, options={"r": 4}, **SETTINGS)
+def test_an_adapter_repository_names_its_base_task_and_targets(base, reviews, tmp_path, monkeypatch):
+    # A folder is told in full: two names with a slash would be a repository on the Hub.
+    monkeypatch.chdir(base.parent)
+    compactbert.adapt(base.name, str(reviews), tmp_path / "out", max_steps=2, options={"r": 4}, **SETTINGS)
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(base)
     assert config["task_type"] == "SEQ_CLS"
@@ -756,6 +759,13 @@ def test_spoilt_adapters_are_refused(spoil, message, adapter, base, tmp_path):
     spoil(tmp_path / "adapter", base)
     with pytest.raises(ValueError, match=message):
         compactbert.predict(tmp_path / "adapter", ["x"])
+
+
+def test_a_card_of_an_adapter_for_another_task_is_refused(adapter, base, tmp_path):
+    shutil.copytree(adapter, tmp_path / "adapter")
+    _no_task(tmp_path / "adapter", base)
+    with pytest.raises(ValueError, match="is for the task 'CAUSAL_LM': expected one of"):
+        render_card(tmp_path / "adapter")
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,14 @@ def test_figures_are_the_measured_ones(name, monkeypatch):
         assert benchmark.summary(results) in README.replace("\n", " ")
 
 
+@pytest.mark.parametrize("name", ["compress_minilm", "pareto"])
+def test_pictures_show_what_was_measured(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    benchmark = importlib.import_module(name)
+    (axes,) = benchmark.draw(benchmark.RESULTS.read()).axes
+    assert any(len(line.get_xdata()) > 1 for line in axes.lines)
+
+
 def test_the_zoo_was_made_by_the_recipes_that_make_it(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     zoo = importlib.import_module("zoo")

@@ -15,7 +15,8 @@ from compactbert.cards import table_rows
 from compactbert.compression import PruningPlan
 from compactbert.hub import classify_in_clean_process
 from compactbert.recipes import list_recipes, load_recipe
-from compactbert.recipes.stages import prune_on_task
+from compactbert.recipes.report import _teacher_index
+from compactbert.recipes.stages import Stage, StageResult, prune_on_task
 
 
 TRAIN = {"learning_rate": 3e-3, "batch_size": 8, "max_length": 16}
@@ -285,6 +286,19 @@ def test_shipped_recipes_are_in_order(name):
     recipe = load_recipe(name)
     assert recipe.name == name
     assert recipe.description
+
+
+@pytest.mark.parametrize(
+    ("kinds", "given", "teacher"),
+    [
+        (["finetune", "prune_vocabulary", "finetune", "prune", "distill"], False, 0),
+        (["finetune", "finetune", "theseus", "finetune"], False, 1),
+        (["prune_vocabulary", "prune", "distill"], True, 0),
+    ],
+)
+def test_the_whole_model_is_what_the_result_is_compared_with(kinds, given, teacher, tmp_path):
+    stages = [StageResult(Stage(kind, kind), "reviews", tmp_path, {}) for kind in kinds]
+    assert _teacher_index(stages, given, "reviews") == teacher
 
 
 def test_a_stage_on_another_task_may_sample_its_rows():

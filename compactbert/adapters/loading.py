@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, logging
 
 from ..convert import MINILM_ON_HUB, Checkpoint, load_checkpoint
-from ..structure import ADAPTER_HEADS
+from ..structure import adapter_head
 
 
 RECORD = "metrics.json"
@@ -57,17 +57,13 @@ def read_adapter(model: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"The adapter {str(model)!r} does not say which model it is for: set `base_model_name_or_path` in its "
             f"{ADAPTER_CONFIG_NAME}."
         )
-    if config.get("task_type") not in ADAPTER_HEADS:
-        raise ValueError(
-            f"The adapter {str(model)!r} is for the task {config.get('task_type')!r}: expected one of "
-            f"{list(ADAPTER_HEADS)}."
-        )
+    adapter_head(config, model)
     return config, record.get("base", {})
 
 
 def head_of_adapter(model: str | Path) -> str:
     """The suffix of the `Auto` class of the model that an adapter is for."""
-    return ADAPTER_HEADS[read_adapter(model)[0]["task_type"]]
+    return adapter_head(read_adapter(model)[0], model)
 
 
 def load_adapter(
@@ -109,7 +105,7 @@ def load_adapter(
         # As in the zoo, a base of the Hub may lie beside the adapter; whether it is that one is checked below.
         beside = folder.parent / Path(base_name).name
         base_name = str(beside) if (beside / "config.json").is_file() else base_name
-    if ADAPTER_HEADS[config["task_type"]] != head:
+    if adapter_head(config, model) != head:
         raise ValueError(f"The adapter {str(model)!r} is for the task {config['task_type']}, not for {head}.")
     verbosity = logging.get_verbosity()
     # The head that is missing in the base comes with the adapter.

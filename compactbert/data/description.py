@@ -153,7 +153,8 @@ def plot_description(description: Mapping[str, Any], path: Path) -> None:
     counted = (name for split in splits.values() for name, count in split["labels"].items() if isinstance(count, int))
     labels = list(dict.fromkeys(counted))[:MAX_BARS]
     figure = Figure(figsize=(10, 4), layout="constrained")
-    left, *rest = figure.subplots(1, 2 if labels else 1, squeeze=False)[0]
+    panels = figure.subplots(1, 2 if labels else 1, squeeze=False)[0]
+    left = panels[0]
     bins = np.linspace(0, max(split["tokens"]["most"] for split in splits.values()) + 1, 41)
     for name, split in splits.items():
         counts = split["token_counts"]
@@ -162,7 +163,8 @@ def plot_description(description: Mapping[str, Any], path: Path) -> None:
     left.axvline(description["max_length"], color="black", linestyle="--", label="maximum length")
     left.set(xlabel="tokens", ylabel="share of rows")
     left.legend()
-    for right in rest:
+    if labels:
+        right = panels[1]
         places, width = np.arange(len(labels)), 0.8 / len(splits)
         for i, (name, split) in enumerate(splits.items()):
             heights = [split["labels"].get(label, 0) / split["rows"] for label in labels]

@@ -188,9 +188,14 @@ def load_for_inference(
         loaded, tokenizer = _adapters().load_adapter(model, head, trust_remote_code)
     else:
         loaded, tokenizer = load_pretrained(model, head, trust_remote_code, require_head=True)
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    loaded = loaded if accelerator is None else loaded.to(accelerator)
+    loaded = on_accelerator(loaded)
     return (fuse(merged(loaded), unpad=True) if runtime == "fused" else loaded), tokenizer
+
+
+def on_accelerator(model: Any) -> Any:
+    """The model on the machine's accelerator, if there is one: torch may be built for one that is not there."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return model if accelerator is None else model.to(accelerator)
 
 
 def merged(model: Any) -> PreTrainedModel:

@@ -13,7 +13,7 @@ from ..convert import load_pretrained
 from ..data import Task
 from ..files import write_figure
 from ..provenance import environment
-from .stages import SHRINKING, StageResult
+from .stages import StageResult
 
 
 def build_report(
@@ -92,10 +92,10 @@ def build_report(
 
 
 def _teacher_index(stages: Sequence[StageResult], given: bool, task: str) -> int | None:
-    """Index among the stages' points of the last one before anything was taken from the model, if there is one."""
+    """Index among the stages' points of the last one that left the model whole, if there is one."""
     before = int(given)
     for result in stages:
-        if result.stage.kind in (*SHRINKING, "prune_vocabulary"):
+        if result.stage.kind != "finetune":
             break
         before += result.task == task
     return before - 1 if before else None

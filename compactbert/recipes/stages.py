@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 
 from ..compression import describe, prune_iteratively, prune_vocabulary
@@ -17,6 +16,7 @@ from ..data import data_collator, encode_task, length_limit, load_task
 from ..data.tasks import as_text
 from ..evaluation import evaluate
 from ..files import check_free
+from ..inference.prediction import on_accelerator
 from ..training import distill, finetune, theseus
 from ..training.run import save_folder
 
@@ -72,7 +72,7 @@ def prune_on_task(
     started = time.perf_counter()
     loaded_task = load_task(task, data_dir, **task_options)
     loaded, tokenizer = load_pretrained(model, loaded_task.head, trust_remote_code, require_head=True)
-    loaded.to(torch.accelerator.current_accelerator() or "cpu")  # type: ignore[arg-type]
+    loaded = on_accelerator(loaded)
     most = largest_sizes(loaded.config)
     kept = layers_kept(loaded.config.num_hidden_layers, every, first, layers)
     dataset = loaded_task.evaluation if loaded_task.train is None else loaded_task.train
@@ -167,8 +167,7 @@ def prune_vocabulary_on_task(
     texts = [as_text(value) for column in loaded_task.text_columns for value in dataset[column]]
     before = len(tokenizer)
     pruned, smaller = prune_vocabulary(loaded, tokenizer, texts, min_count=min_count, size=size)
-    pruned.to(torch.accelerator.current_accelerator() or "cpu")  # type: ignore[arg-type]
-    scores = evaluate(pruned, smaller, loaded_task, max_length=max_length)
+    scores = evaluate(on_accelerator(pruned), smaller, loaded_task, max_length=max_length)
     report = {
         "task": task,
         "split": loaded_task.evaluation_split,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from matplotlib.figure import Figure
 from torch.utils.data import Subset
@@ -19,6 +18,7 @@ from ..compression.planning import largest_sizes
 from ..convert import load_pretrained, resolve_model
 from ..data import Corpus, PretrainingCollator, build_corpus
 from ..files import check_free, png_of
+from ..inference.prediction import on_accelerator
 from ..provenance import command_line, public_settings
 from ..resume import changes_of, work_dir_of
 from ..training import ib_teacher, pretrain, transfer_knowledge
@@ -308,7 +308,7 @@ def prune_on_corpus(
     output_dir = Path(output_dir)
     check_free(output_dir)
     loaded, tokenizer = load_pretrained(model, "ForPreTraining", trust_remote_code, require_head=True)
-    loaded.to(torch.accelerator.current_accelerator() or "cpu")  # type: ignore[arg-type]
+    loaded = on_accelerator(loaded)
     most = largest_sizes(loaded.config)
     data = Corpus.open(corpus)
     data.check_tokenizer(tokenizer)

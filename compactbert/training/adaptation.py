@@ -136,8 +136,10 @@ def adapt(
         adapted = _adapted(run, loaded, copy.deepcopy(configs))
         # PEFT would say where it was loaded from, which for `minilm` is a folder on this machine. A folder is told in
         # full: `zoo/smbert` would be somebody's repository on the Hub.
-        name = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
-        name = MINILM_ON_HUB if str(model) == "minilm" else name
+        if str(model) == "minilm":
+            name = MINILM_ON_HUB
+        else:
+            name = str(Path(model).resolve() if Path(model).is_dir() else model)
         adapted.active_peft_config.base_model_name_or_path = name
         if merge:
             _merged(copy.deepcopy(adapted), method)

@@ -200,8 +200,7 @@ def train_on_task(
     settings = json.loads(json.dumps(settings, default=str))
     output_dir = Path(output_dir)
     further = dict(training_arguments or {})
-    # As `accelerate launch` and `torchrun` say it.
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = process_count()
     if processes > 1:
         settings["processes"] = processes
         if max_minutes is not None:
@@ -418,6 +417,11 @@ def common_arguments(work_dir: Path, precision: str, seed: int) -> dict[str, Any
     }
 
 
+def process_count() -> int:
+    """How many processes train together, as `accelerate launch` and `torchrun` say it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def use_one_gpu(args: TrainingArguments) -> None:
     """Without a launcher transformers takes all GPUs (`torch.nn.DataParallel`, seen in 5.23), each with a batch of the
     size that was asked for and is reported for one."""
@@ -487,6 +491,7 @@ __all__ = [
     "common_arguments",
     "computes_in_bf16",
     "last_complete_checkpoint",
+    "process_count",
     "resolve_precision",
     "save_folder",
     "train_on_task",

@@ -1,7 +1,6 @@
 """From a corpus of text to a saved language model: pre-training, and transfer from a teacher; resumable, in full."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -36,6 +35,7 @@ from .run import (
     check_positive,
     common_arguments,
     last_complete_checkpoint,
+    process_count,
     resolve_precision,
     save_folder,
 )
@@ -338,8 +338,7 @@ def train_on_corpus(
     check_positive(max_steps=max_steps, batch_size=batch_size, accumulation=accumulation, learning_rate=learning_rate)
     resolved = resolve_precision(precision)
     data = Corpus.open(corpus)
-    # As `accelerate launch` and `torchrun` say it.
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = process_count()
     settings |= {"corpus": data.index["digest"], "corpus_settings": data.settings, "processes": processes}
     settings = json.loads(json.dumps(settings, default=str))
     if (earlier := end_moved_run(output_dir, "metrics.json", settings)) is not None:
