@@ -332,6 +332,11 @@ class Table:
             if task in found["teachers"]
         }
 
+    def share_of_encoder(self, task: str, method: str) -> float:
+        """Its parameters, of its teacher's."""
+        (teacher, _), run = next(iter(self.runs(task, method).items()))
+        return run["parameters"]["encoder"] / self.teachers[teacher]["teachers"][task]["parameters"]["encoder"]
+
     def averages(self, method: str, tasks: list[str], metric: str = "accuracy") -> tuple[float, float]:
         """Over tasks, the mean score of a method's runs, and that of their teachers."""
         averages, wholes = [], []
@@ -383,24 +388,36 @@ def render(results: dict) -> str:
 
 
 def draw(results: dict) -> Figure:
-    """What SmBERT keeps of its teacher against the size of its encoder, by task, where there are several sizes."""
+    """What our recipe keeps of its teachers against the size of the encoder: by task, and on average where all tasks
+    were run at that size."""
     table = Table(results)
     sizes = [OURS, *(name for name, (cut, _) in VARIANTS.items() if "parameters" in cut)]
     figure = Figure(figsize=(6, 3.8), layout="constrained")
     axes = figure.subplots()
+
+    def line(points: dict[float, float], label: str, **style: Any) -> None:
+        if points:
+            axes.plot(*zip(*sorted(points.items()), strict=True), marker="o", label=label, **style)
+
     for task in table.tasks:
-        scores = {method: table.scores(task, method) for method in sizes}
-        for key in scores[OURS]:
-            whole = table.teachers[key[0]]["teachers"][task]["parameters"]["encoder"]
-            points = [
-                (table.runs(task, method)[key]["parameters"]["encoder"] / whole, found[key])
-                for method, found in scores.items()
-                if key in found
-            ]
-            if len(points) > 1:
-                shares, values = zip(*sorted(points), strict=True)
-                kept = [value / table.teacher_scores(task)[key[0]] for value in values]
-                axes.plot(shares, kept, "o-", label=f"{task}, seed {key[1]}")
+        teachers = table.teacher_scores(task)
+        line(
+            {
+                table.share_of_encoder(task, method): statistics.fmean(
+                    score / teachers[teacher] for (teacher, _), score in scores.items()
+                )
+                for method in sizes
+                if (scores := table.scores(task, method))
+            },
+            task,
+            alpha=0.5,
+        )
+    averages = {
+        table.share_of_encoder(table.tasks[0], method): table.averages(method, table.tasks)
+        for method in sizes
+        if table.tasks_of(method) == table.tasks
+    }
+    line({share: ours / whole for share, (ours, whole) in averages.items()}, "average", color="black", linewidth=2.5)
     axes.axhline(1.0, color="tab:gray", linestyle=":", label="teacher, MiniLM-L6")
     axes.set(xlabel="share of the teacher's encoder", ylabel="share of the teacher's accuracy", xscale="log")
     axes.set_xticks(TICKS, [f"1/{round(1 / tick)}" for tick in TICKS])

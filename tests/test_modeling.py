@@ -4,6 +4,8 @@ import pytest
 import torch
 from families import ALL_CLASSES, FAMILIES, build, inputs_for, tensors_of
 
+import modeling_smbert
+
 
 classes = pytest.mark.parametrize(("family", "name"), ALL_CLASSES, ids=lambda value: value)
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -217,14 +219,32 @@ def test_torch_compile_fullgraph(family):
 
 
 @families
-def test_torch_export_with_dynamic_batch_and_length(family):
+@pytest.mark.parametrize("gradients", [True, False])
+def test_torch_export_with_dynamic_batch_and_length(family, gradients, monkeypatch):
+    monkeypatch.setattr(modeling_smbert.modeling_smbert, "TOKENS_AT_A_TIME", 8)
     model = build(family, "ForSequenceClassification")
     inputs = inputs_for(model)
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    program = torch.export.export(model, (), inputs, dynamic_shapes=dict.fromkeys(inputs, dynamic)).module()
+    with torch.set_grad_enabled(gradients):
+        program = torch.export.export(model, (), inputs, dynamic_shapes=dict.fromkeys(inputs, dynamic)).module()
     for batch_size, length in ((3, 9), (2, 5), (5, 20)):
         other = inputs_for(model, batch_size, length)
         torch.testing.assert_close(program(**other).logits, model(**other).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("length", "rows"), [(3, [2, 2, 1]), (20, [1] * 5)])
+def test_a_large_batch_goes_through_smberts_feed_forward_network_in_parts(length, rows, monkeypatch):
+    model = build("smbert-uneven")
+    monkeypatch.setattr(modeling_smbert.modeling_smbert, "TOKENS_AT_A_TIME", 8)
+    inputs, parts = inputs_for(model, 5, length), []
+    model.encoder.layer[0].intermediate.register_forward_hook(lambda module, args, output: parts.append(len(output)))
+    with torch.no_grad():
+        found = model(**inputs)
+    assert parts == rows
+    parts.clear()
+    whole = model(**inputs)
+    assert parts == [5], "with gradients there is nothing to gain"
+    assert_same(found, whole)
 
 
 @families
