@@ -332,10 +332,10 @@ class Table:
             if task in found["teachers"]
         }
 
-    def share_of_encoder(self, task: str, method: str) -> float:
+    def share(self, task: str, method: str, part: str = "encoder") -> float:
         """Its parameters, of its teacher's."""
         (teacher, _), run = next(iter(self.runs(task, method).items()))
-        return run["parameters"]["encoder"] / self.teachers[teacher]["teachers"][task]["parameters"]["encoder"]
+        return run["parameters"][part] / self.teachers[teacher]["teachers"][task]["parameters"][part]
 
     def averages(self, method: str, tasks: list[str], metric: str = "accuracy") -> tuple[float, float]:
         """Over tasks, the mean score of a method's runs, and that of their teachers."""
@@ -346,6 +346,16 @@ class Table:
             # Of every run its own.
             wholes.append(statistics.fmean(teachers[teacher] for teacher, _ in scores))
         return statistics.fmean(averages), statistics.fmean(wholes)
+
+    def curve(self, methods: list[str], tasks: list[str]) -> tuple[list[float], list[float]]:
+        """Shares of the teachers' encoder, and of their average accuracy, of the methods that all the tasks have."""
+        points = []
+        for method in methods:
+            if set(tasks) <= set(self.tasks_of(method)):
+                average, whole = self.averages(method, tasks)
+                points.append((self.share(tasks[0], method), average / whole))
+        points.sort()
+        return [share for share, _ in points], [kept for _, kept in points]
 
 
 def render(results: dict) -> str:
@@ -359,7 +369,6 @@ def render(results: dict) -> str:
         average = f"{statistics.fmean(known.values()):.3f}" if len(known) == len(tasks) else ""
         cells = [*(f"{known[task]:.3f}" if task in known else "" for task in tasks), average]
         lines.append(f"| teacher {teacher}, MiniLM-L6 | {' | '.join(cells)} | | |")
-    whole = next(iter(table.teachers.values()))["teachers"][tasks[0]]["parameters"]
     for method in table.methods:
         cells = []
         for task in tasks:
@@ -371,8 +380,8 @@ def render(results: dict) -> str:
             cells += [f"{average:.3f}", f"{average / teachers:.1%}"]
         else:
             cells += ["", ""]
-        some = next(iter(table.runs(table.tasks_of(method)[0], method).values()))["parameters"]
-        cells.append(f"{some['encoder'] / whole['encoder']:.1%}, {some['total'] / whole['total']:.1%}")
+        some = table.tasks_of(method)[0]
+        cells.append(f"{table.share(some, method):.1%}, {table.share(some, method, 'total'):.1%}")
         lines.append(f"| {method} | {' | '.join(cells)} |")
     lines += ["", f"| {OURS} minus | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]
     for method in table.methods:
@@ -395,29 +404,9 @@ def draw(results: dict) -> Figure:
     figure = Figure(figsize=(6, 3.8), layout="constrained")
     axes = figure.subplots()
 
-    def line(points: dict[float, float], label: str, **style: Any) -> None:
-        if points:
-            axes.plot(*zip(*sorted(points.items()), strict=True), marker="o", label=label, **style)
-
     for task in table.tasks:
-        teachers = table.teacher_scores(task)
-        line(
-            {
-                table.share_of_encoder(task, method): statistics.fmean(
-                    score / teachers[teacher] for (teacher, _), score in scores.items()
-                )
-                for method in sizes
-                if (scores := table.scores(task, method))
-            },
-            task,
-            alpha=0.5,
-        )
-    averages = {
-        table.share_of_encoder(table.tasks[0], method): table.averages(method, table.tasks)
-        for method in sizes
-        if table.tasks_of(method) == table.tasks
-    }
-    line({share: ours / whole for share, (ours, whole) in averages.items()}, "average", color="black", linewidth=2.5)
+        axes.plot(*table.curve(sizes, [task]), "o-", label=task, alpha=0.5)
+    axes.plot(*table.curve(sizes, table.tasks), "o-", label="average", color="black", linewidth=2.5)
     axes.axhline(1.0, color="tab:gray", linestyle=":", label="teacher, MiniLM-L6")
     axes.set(xlabel="share of the teacher's encoder", ylabel="share of the teacher's accuracy", xscale="log")
     axes.set_xticks(TICKS, [f"1/{round(1 / tick)}" for tick in TICKS])

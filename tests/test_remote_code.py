@@ -24,8 +24,6 @@ for name, inputs in torch.load(sys.argv[2]).items():
     }
 print(json.dumps(result))
 """
-# A family of every architecture.
-ARCHITECTURES = ["mobilebert_md-stages", "ib_bert-stages", "smbert-uneven"]
 
 
 # A process costs more than all that it loads.
@@ -116,7 +114,7 @@ def test_the_installed_class_wins(tmp_path, trust_remote_code):
     assert type(AutoConfig.from_pretrained(tmp_path, trust_remote_code=trust_remote_code)) is type(model.config)
 
 
-@pytest.mark.parametrize("family", ARCHITECTURES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_pipelines_work_here_and_there(family, tmp_path, minilm_tokenizer):
     vocab_size = len(minilm_tokenizer)
     model = build(family, "ForSequenceClassification", vocab_size=vocab_size)
