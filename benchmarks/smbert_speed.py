@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from results import Results
 
-from compactbert.benchmark import benchmark, parse_shape
+from compactbert.benchmark import bench, parse_shape
 
 
 RESULTS = Results(__file__)
@@ -24,7 +24,7 @@ app = typer.Typer()
 def run(threads: Annotated[int, typer.Option()] = 2):
     for shape, rounds in SHAPES.items():
         options = {"shapes": [parse_shape(shape)], "threads": threads, "rounds": rounds, "seconds": 600.0}
-        RESULTS.record((shape,), benchmark([BERT, SMALL], runtimes=RUNTIMES, **options))
+        RESULTS.record((shape,), bench([BERT, SMALL], runtimes=RUNTIMES, **options))
     show()
 
 

@@ -18,6 +18,7 @@ import shutil
 import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, NamedTuple
 
 import compress_minilm
@@ -56,8 +57,8 @@ class Checkpoint(NamedTuple):
     Args:
         recipe: Of `compress` with a `task`, of `transfer` without.
         task: What it is compressed on.
-        reviews: Whether it is distilled on the sentences of IMDB's reviews before, in place of the recipe's texts.
-        epochs: Of fine-tuning, in place of the recipe's or of an adapter's.
+        changes: Settings of the recipe's stages, by the name of the stage, in place of its own.
+        epochs: Of an adapter's training.
         max_steps: Of a transfer, in place of the recipe's.
         tokens: How many of a language model's tokens are kept afterwards, those that its texts use most.
         adapter_of: The checkpoint that a LoRA adapter is for, in place of all that.
@@ -65,22 +66,39 @@ class Checkpoint(NamedTuple):
 
     recipe: str = RECIPE
     task: str | None = None
-    reviews: bool = False
+    changes: Mapping[str, Mapping] = MappingProxyType({})
     epochs: float | None = None
     max_steps: int | None = None
     tokens: int | None = None
     adapter_of: str | None = None
 
 
+# Sentences of the films' reviews, which `recipe_of` makes; their tokens are kept too.
+REVIEWS = {"texts": "imdb", "text_rows": 100_000}
+NEWS = {"texts": "ag_news"}
 CHECKPOINTS = {
     "smbert": Checkpoint("smbert-minilm-mlm", max_steps=1900),
-    # All of its rows, and sentences of its kind.
-    "smbert-sst2": Checkpoint(task="sst2", reviews=True, epochs=1),
+    "smbert-sst2": Checkpoint(
+        task="sst2",
+        changes={
+            # All of its rows, once.
+            "teacher": {"epochs": 1},
+            "distillation on MNLI's texts": REVIEWS | {"name": "distillation on sentences of IMDB's reviews"},
+            "SmBERT": {"epochs": 1},
+            "SmBERT with 10k tokens": REVIEWS | {"name": "SmBERT with 16k tokens", "size": 16_000},
+        },
+    ),
     "smbert-qqp": Checkpoint("smbert-minilm-10k-tokens-first", task="qqp"),
     "smbert-paws-x": Checkpoint("smbert-minilm-first-layers", task="paws-x/en"),
     "smbert-mnli": Checkpoint(task="mnli"),
     "smbert-ag-news": Checkpoint(task="ag_news"),
-    "smbert-conll2003": Checkpoint("smbert-minilm-10k-tokens-first", task="conll2003"),
+    "smbert-conll2003": Checkpoint(
+        task="conll2003",
+        changes={
+            "distillation on MNLI's texts": NEWS | {"name": "distillation on AG News", "epochs": 2},
+            "SmBERT with 10k tokens": NEWS | {"name": "SmBERT with 17k tokens", "size": 17_000},
+        },
+    ),
     "smbert-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert"),
     "smbert-qqp-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert-qqp"),
     "smbert-lora-crime-news": Checkpoint(task="crime_news", adapter_of="smbert-ag-news", epochs=3),
@@ -152,7 +170,10 @@ def train(wanted: Checkpoint, made: Path, data_dir: Path, work_dir: Path) -> Non
     elif wanted.task is not None:
         # `measure` times it, beside the others.
         recipe = recipe_of(wanted, data_dir, work_dir)
-        compactbert.compress("minilm", wanted.task, made, data_dir=data_dir, recipe=recipe, shapes=["1x16"])
+        report = compactbert.compress("minilm", wanted.task, made, data_dir=data_dir, recipe=recipe, shapes=["1x16"])
+        if cut := report["settings"]["recipe"]["stages"][-1].get("prune_vocabulary"):
+            before, after = (point["metrics"][report["metric"]]["values"][0] for point in report["points"][-2:])
+            record_cut(made.name, cut["size"], report["metric"], before, after)
     else:
         texts = [data_dir / "text" / file for file in TEXTS]
         options = {"recipe": wanted.recipe, "max_steps": wanted.max_steps, "corpus": work_dir / "corpus"}
@@ -175,8 +196,14 @@ def cut_vocabulary(whole: Path, made: Path, texts: list[Path], size: int, work_d
     collator = PretrainingCollator(tokenizer, seed=report["settings"]["seed"])
     report["metrics_with_all_tokens"] = report["metrics"]
     report["metrics"] = measure_pretraining(model, held_out, collator)
+    before, after = (report[name]["mlm_loss"] for name in ("metrics_with_all_tokens", "metrics"))
+    record_cut(made.name, size, "mlm_loss", before, after)
     save_folder(model, tokenizer, report, made)
     shutil.copy(whole / "transfer.png", made)
+
+
+def record_cut(name: str, tokens: int, metric: str, before: float, after: float) -> None:
+    RESULTS.record(("vocabulary", name), {"tokens": tokens, "metric": metric, "before": before, "after": after})
 
 
 def lines_of(texts: list[Path]) -> Iterator[str]:
@@ -204,17 +231,15 @@ def finetune(
 
 def recipe_of(checkpoint: Checkpoint, data_dir: Path, work_dir: Path) -> str | Mapping:
     """The recipe, or one with what the checkpoint has in place of it."""
-    if not (checkpoint.epochs or checkpoint.reviews):
+    if not checkpoint.changes:
         return checkpoint.recipe
     recipe = read_recipe(checkpoint.recipe, "recipes")
     recipe["name"] = f"{checkpoint.recipe}, changed"
     for step in recipe["stages"]:
-        ((kind, settings),) = step.items()
-        if kind == "finetune" and checkpoint.epochs:
-            settings["epochs"] = checkpoint.epochs
-        if "texts" in settings and checkpoint.reviews:
-            settings["texts"] = str(sentences_of(data_dir / "imdb_10k", work_dir / "imdb"))
-            settings |= {"name": "distillation on sentences of IMDB's reviews", "text_rows": 100_000}
+        for settings in step.values():
+            settings |= checkpoint.changes.get(settings["name"], {})
+            if settings.get("texts") == "imdb":
+                settings["texts"] = str(sentences_of(data_dir / "imdb_10k", work_dir / "imdb"))
     return recipe
 
 
@@ -326,14 +351,22 @@ def beside_minilm() -> list[tuple[str, ...]]:
 
 
 def render(results: dict) -> str:
-    """The README's tables: the catalogue, its best for every task beside MiniLM, and how good the language models are
-    when they are fine-tuned."""
-    rows = [
+    """The README's tables: the catalogue, its best for every task beside MiniLM, how good the language models are when
+    they are fine-tuned, and what the cuts of the vocabulary cost."""
+    finetuned = [
         (name, *(f"{found[task]['accuracy']:.3f}" if task in found else "" for task in FINETUNING))
-        for name, found in results.get("finetuned", {}).items()
+        for name, found in results["finetuned"].items()
     ]
-    compared = ("accuracy", "checkpoint", "zoo", TEACHER, "kept"), beside_minilm()
-    tables = [catalogue_rows(read_catalogue()), compared] + [(("fine-tuned, accuracy", *FINETUNING), rows)] * bool(rows)
+    cuts = [
+        (name, f"{found['tokens']:,}", found["metric"], f"{found['before']:.3f}", f"{found['after']:.3f}")
+        for name, found in sorted(results["vocabulary"].items())
+    ]
+    tables = [
+        catalogue_rows(read_catalogue()),
+        (("accuracy", "checkpoint", "zoo", TEACHER, "kept"), beside_minilm()),
+        (("fine-tuned, accuracy", *FINETUNING), finetuned),
+        (("vocabulary", "tokens kept", "metric", "with all 30,522", "with these"), cuts),
+    ]
     return "\n\n".join(markdown_table(*table) for table in tables)
 
 

@@ -125,7 +125,7 @@ def measure_latency(
     return results
 
 
-def benchmark(
+def bench(
     models: Sequence[str],
     output_dir: str | Path | None = None,
     *,
@@ -175,9 +175,9 @@ def benchmark(
     Example:
 
     ```python
-    >>> from compactbert.benchmark import benchmark
+    >>> from compactbert.benchmark import bench
 
-    >>> result = benchmark(["my-model"], runtimes=["eager", "fused"], shapes=[(1, 16)], rounds=3)
+    >>> result = bench(["my-model"], runtimes=["eager", "fused"], shapes=[(1, 16)], rounds=3)
     >>> [row["name"] for row in result["rows"]], result["baseline"]
     (['my-model, eager', 'my-model, fused'], 'my-model, eager')
 
@@ -339,14 +339,14 @@ def _status_kb(status: Path, field: str) -> int:
 
 
 def benchmark_rows(result: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The result of [`benchmark`] as a header and rows of text.
+    """The result of [`bench`] as a header and rows of text.
 
     Example:
 
     ```python
-    >>> from compactbert.benchmark import benchmark, benchmark_rows
+    >>> from compactbert.benchmark import bench, benchmark_rows
 
-    >>> header, rows = benchmark_rows(benchmark(["my-model"], runtimes=["fused"], shapes=[(1, 16)], rounds=3))
+    >>> header, rows = benchmark_rows(bench(["my-model"], runtimes=["fused"], shapes=[(1, 16)], rounds=3))
     >>> header[:3], rows[0][0]
     (('model', 'parameters', 'MB'), 'my-model, fused')
 
@@ -391,7 +391,7 @@ __all__ = [
     "KNOWN",
     "RUNTIMES",
     "Shape",
-    "benchmark",
+    "bench",
     "benchmark_rows",
     "measure_latency",
     "parse_shape",

@@ -5,7 +5,7 @@ import torch
 from families import build
 from transformers import BertConfig, DistilBertConfig, ElectraConfig
 
-from compactbert.benchmark import benchmark, benchmark_rows, measure_latency, parse_shape
+from compactbert.benchmark import bench, benchmark_rows, measure_latency, parse_shape
 from compactbert.provenance import environment
 
 
@@ -58,7 +58,7 @@ def tiny(tmp_path, monkeypatch):
 
 
 def test_models_are_compared_in_every_runtime(tiny):
-    result = benchmark(
+    result = bench(
         ["bert-base", "distilbert"], tiny / "out", runtimes=("eager", "fused", "sdpa-bf16"), shapes=[(2, 8)], rounds=3
     )
     names = [row["name"] for row in result["rows"]]
@@ -78,7 +78,7 @@ def test_models_are_compared_in_every_runtime(tiny):
 
 
 def test_onnx_is_a_runtime_like_others(tiny):
-    result = benchmark(["bert-base"], runtimes=("eager", "onnx-int8"), shapes=[(2, 8)], rounds=3)
+    result = bench(["bert-base"], runtimes=("eager", "onnx-int8"), shapes=[(2, 8)], rounds=3)
     plain, int8 = result["rows"]
     assert (int8["name"], int8["parameters"]) == ("bert-base, onnx-int8", plain["parameters"])
     assert int8["macs"] == plain["macs"]
@@ -95,7 +95,7 @@ def test_threads_are_set_for_the_measurement_alone(tiny, monkeypatch):
         "compactbert.benchmark.measure_latency",
         lambda *args, **kwargs: seen.append(torch.get_num_threads()) or measure(*args, **kwargs),
     )
-    result = benchmark(["bert-base"], runtimes=["eager"], shapes=[(1, 4)], rounds=3, threads=before + 1)
+    result = bench(["bert-base"], runtimes=["eager"], shapes=[(1, 4)], rounds=3, threads=before + 1)
     assert seen == [before + 1] == [result["environment"]["threads"]]
     assert torch.get_num_threads() == before
 
@@ -114,4 +114,4 @@ def test_threads_are_set_for_the_measurement_alone(tiny, monkeypatch):
 def test_what_cannot_be_benchmarked(tiny, arguments, message):
     given = {"models": ["bert-base"], "runtimes": ["eager"], "shapes": [(1, 4)]} | arguments
     with pytest.raises(ValueError, match=message):
-        benchmark(given.pop("models"), **given)
+        bench(given.pop("models"), **given)

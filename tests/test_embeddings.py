@@ -158,7 +158,9 @@ def test_simcse_without_dropout_is_refused(tiny_model, reviews, tmp_path):
 def test_the_command(base, pairs, tmp_path):
     columns = ["--text-column", "first", "--text-column", "second", "--method", "pairs", "--positive", "same"]
     output = ["--output", str(tmp_path / "out"), "--json", str(tmp_path / "report.json")]
-    result = CliRunner().invoke(app, ["embed", "--model", str(base), "--task", str(pairs), *columns, *output])
+    result = CliRunner().invoke(
+        app, ["train-embeddings", "--model", str(base), "--task", str(pairs), *columns, *output]
+    )
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "report.json").read_text())["method"] == "pairs"
     assert (tmp_path / "out" / "modules.json").is_file()

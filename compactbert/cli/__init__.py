@@ -25,7 +25,7 @@ app = _group(
     making.transfer,
     making.finetune,
     making.adapt,
-    making.embed,
+    making.train_embeddings,
     using.evaluate,
     using.predict,
     using.export,

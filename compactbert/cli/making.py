@@ -259,7 +259,7 @@ def adapt(
     write_json(report, json_file)
 
 
-def embed(
+def train_embeddings(
     model: Model,
     task: Annotated[str, typer.Option(help="Training texts: a file, a folder or the name of a dataset.")],
     output: NewModel,
@@ -287,9 +287,9 @@ def embed(
 ):
     """Train sentence embeddings by contrast, for sentence-transformers. Continues a run that was killed."""
     with friendly_errors(CONTINUES):
-        from compactbert.training import train_embeddings
+        from compactbert import training
 
-        report = train_embeddings(
+        report = training.train_embeddings(
             model,
             task,
             output,

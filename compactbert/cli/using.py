@@ -148,20 +148,20 @@ def bench(
 ):
     """Measure models side by side: latency, ratios with their spread, size, share of the hardware's peak."""
     with friendly_errors():
-        from compactbert.benchmark import benchmark, benchmark_rows, parse_shape
+        from compactbert import benchmark
 
-        result = benchmark(
+        result = benchmark.bench(
             model,
             output,
             runtimes=runtime,
-            shapes=[parse_shape(text) for text in shape],
+            shapes=[benchmark.parse_shape(text) for text in shape],
             baseline=baseline,
             threads=threads,
             rounds=rounds,
             seed=seed,
             trust_remote_code=trust_remote_code,
         )
-    show(f"times as fast as {result['baseline']}", *benchmark_rows(result))
+    show(f"times as fast as {result['baseline']}", *benchmark.benchmark_rows(result))
     if output is not None:
         say(f"{output}: {', '.join(Path(file).name for file in result['files'])}")
     write_json(result, json_file)

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch.utils.data import DataLoader
 
-from ..compression import describe, prune_iteratively, prune_vocabulary
+from ..compression import count_tokens, describe, prune_iteratively, prune_vocabulary
 from ..compression.importance import Method
 from ..compression.planning import largest_sizes
 from ..convert import load_pretrained
 from ..data import data_collator, encode_task, length_limit, load_task
-from ..data.tasks import as_text
+from ..data.tasks import as_text, load_texts
 from ..evaluation import evaluate
 from ..files import check_free
 from ..inference.prediction import on_accelerator
@@ -141,6 +142,8 @@ def prune_vocabulary_on_task(
     *,
     min_count: int = 1,
     size: int | None = None,
+    texts: str | None = None,
+    text_rows: int = 20_000,
     max_length: int = 128,
     data_dir: str | Path | None = None,
     trust_remote_code: bool = False,
@@ -154,19 +157,32 @@ def prune_vocabulary_on_task(
             As in [`finetune`].
         min_count, size:
             See [`~compactbert.compression.prune_vocabulary`].
+        texts (`str`, *optional*), text_rows (`int`, *optional*, defaults to 20,000):
+            As in [`~compactbert.training.distill`]: further texts of the kind that the model will read. What they use
+            most fills what the task's own tokens leave of `size`.
         max_length, data_dir, trust_remote_code, task_options:
             As in [`finetune`].
 
     Raises:
-        ValueError: if the task cannot be read, or the tokenizer's kind cannot be pruned.
+        ValueError: if the task or the texts cannot be read, or the tokenizer's kind cannot be pruned.
     """
     check_free(Path(output_dir))
     loaded_task = load_task(task, data_dir, **task_options)
     loaded, tokenizer = load_pretrained(model, loaded_task.head, trust_remote_code, require_head=True)
     dataset = loaded_task.evaluation if loaded_task.train is None else loaded_task.train
-    texts = [as_text(value) for column in loaded_task.text_columns for value in dataset[column]]
+    own = [as_text(value) for column in loaded_task.text_columns for value in dataset[column]]
+    further = []
+    if texts is not None:
+        further = [as_text(value) for column in load_texts(texts, data_dir, max_rows=text_rows) for value in column]
     before = len(tokenizer)
-    pruned, smaller = prune_vocabulary(loaded, tokenizer, texts, min_count=min_count, size=size)
+    importance = np.zeros(loaded.config.vocab_size)
+    for counts in (count_tokens(tokenizer, further), count_tokens(tokenizer, own)):
+        # The further ones scaled to below 1: they order what the task's own texts do not.
+        importance /= importance.max() + 1
+        importance[: len(counts)] += counts
+    pruned, smaller = prune_vocabulary(
+        loaded, tokenizer, [*own, *further], min_count=min_count, size=size, importance=importance
+    )
     scores = evaluate(on_accelerator(pruned), smaller, loaded_task, max_length=max_length)
     report = {
         "task": task,
