@@ -1,17 +1,22 @@
 import json
+import sys
+from functools import partial
 
 import pytest
 import torch
 from families import build
 from transformers import BertConfig, DistilBertConfig, ElectraConfig
 
-from compactbert.benchmark import bench, benchmark_rows, measure_latency, parse_shape
+from compactbert.benchmark import _peak_gflops, bench, benchmark_rows, measure_latency, parse_shape, peak_mb
 from compactbert.provenance import environment
 
 
-@pytest.mark.parametrize("text", ["128", "1x", "x128", "0x128", "1x2x3", "axb", "-1x128", ""])
-def test_a_shape_is_rows_times_tokens(text):
+def test_a_shape_is_rows_times_tokens():
     assert parse_shape("32x128") == parse_shape("32X128") == (32, 128)
+
+
+@pytest.mark.parametrize("text", ["128", "1x", "x128", "0x128", "1x2x3", "axb", "-1x128", ""])
+def test_what_is_no_shape_is_refused(text):
     with pytest.raises(ValueError, match="rows x tokens"):
         parse_shape(text)
 
@@ -44,8 +49,14 @@ def test_the_environment_says_what_a_figure_depends_on():
     assert {"torch", "transformers", "threads", "cores", "cpu_capability"} <= environment().keys()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_the_memory_of_a_task_is_what_the_process_grows_by():
+    # 64 MB.
+    assert 60 < peak_mb(lambda: torch.ones(2**24)) < 80
+
+
 @pytest.fixture
-def tiny(tmp_path, monkeypatch):
+def tiny(monkeypatch):
     """Models of everybody's shapes, tiny."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     known = {
@@ -54,12 +65,14 @@ def tiny(tmp_path, monkeypatch):
         "electra": (ElectraConfig, sizes | {"vocab_size": 50, "embedding_size": 16}),
     }
     monkeypatch.setattr("compactbert.benchmark.KNOWN", known)
-    return tmp_path
+    # A product of full size takes seconds where bfloat16 is emulated.
+    monkeypatch.setattr("compactbert.benchmark._peak_gflops", partial(_peak_gflops, size=64))
 
 
-def test_models_are_compared_in_every_runtime(tiny):
+@pytest.mark.usefixtures("tiny")
+def test_models_are_compared_in_every_runtime(tmp_path):
     result = bench(
-        ["bert-base", "distilbert"], tiny / "out", runtimes=("eager", "fused", "sdpa-bf16"), shapes=[(2, 8)], rounds=3
+        ["bert-base", "distilbert"], tmp_path, runtimes=("eager", "fused", "sdpa-bf16"), shapes=[(2, 8)], rounds=3
     )
     names = [row["name"] for row in result["rows"]]
     assert names == [f"{m}, {r}" for m in ("bert-base", "distilbert") for r in ("eager", "fused", "sdpa-bf16")]
@@ -71,13 +84,14 @@ def test_models_are_compared_in_every_runtime(tiny):
     assert fused["ratio"]["2x8"]["median"] == pytest.approx(ratio)
     # 4 projections of 16x16, 2 of 16x16 in the FFN, scores and sums of 8 x 8 x 16; the pooler for each row.
     assert first["macs"]["2x8"] == 2 * 8 * (6 * 16 * 16 + 2 * 8 * 16) + 2 * 16 * 16
-    assert json.loads((tiny / "out" / "bench.json").read_text())["rows"] == result["rows"]
-    assert (tiny / "out" / "bench.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "bench.json").read_text())["rows"] == result["rows"]
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
     header, rows = benchmark_rows(result)
     assert all(len(row) == len(header) for row in rows)
 
 
-def test_onnx_is_a_runtime_like_others(tiny):
+@pytest.mark.usefixtures("tiny")
+def test_onnx_is_a_runtime_like_others():
     result = bench(["bert-base"], runtimes=("eager", "onnx-int8"), shapes=[(2, 8)], rounds=3)
     plain, int8 = result["rows"]
     assert (int8["name"], int8["parameters"]) == ("bert-base, onnx-int8", plain["parameters"])
@@ -88,7 +102,8 @@ def test_onnx_is_a_runtime_like_others(tiny):
     assert int8["of_peak"]["2x8"] == pytest.approx(share)
 
 
-def test_threads_are_set_for_the_measurement_alone(tiny, monkeypatch):
+@pytest.mark.usefixtures("tiny")
+def test_threads_are_set_for_the_measurement_alone(monkeypatch):
     before, seen = torch.get_num_threads(), []
     measure = measure_latency
     monkeypatch.setattr(
@@ -111,7 +126,8 @@ def test_threads_are_set_for_the_measurement_alone(tiny, monkeypatch):
         ({"models": ["electra"], "runtimes": ["fused"]}, r"None of \['electra'\] runs in \['fused'\]"),
     ],
 )
-def test_what_cannot_be_benchmarked(tiny, arguments, message):
+@pytest.mark.usefixtures("tiny")
+def test_what_cannot_be_benchmarked(arguments, message):
     given = {"models": ["bert-base"], "runtimes": ["eager"], "shapes": [(1, 4)]} | arguments
     with pytest.raises(ValueError, match=message):
         bench(given.pop("models"), **given)

@@ -18,8 +18,6 @@ from transformers import (
     DistilBertModel,
 )
 
-import modeling_mobilebert_md
-import modeling_smbert
 from compactbert.compression import (
     LayerPlan,
     PruningPlan,
@@ -31,10 +29,12 @@ from compactbert.compression import (
     prune,
     prune_iteratively,
     score_importance,
+    zero_weights,
 )
 from compactbert.compression.cost import layer_weights
 from compactbert.convert import to_transformers
 from compactbert.hub import run_without_packages
+from modeling_smbert import SmBertConfig, SmBertModel
 
 
 SEQUENCE = "ForSequenceClassification"
@@ -136,7 +136,7 @@ def test_keeping_everything_is_the_identity(family):
 
 
 def test_keeping_everything_keeps_how_the_configuration_is_written():
-    config = modeling_smbert.SmBertConfig(per_layer_config={0: {"num_attention_heads": 4}})
+    config = SmBertConfig(per_layer_config={0: {"num_attention_heads": 4}})
     assert PruningPlan.keep_layers(config, range(3)).prune_config(config) == config
 
 
@@ -169,7 +169,7 @@ def test_pruning_leaves_the_source_alone_and_keeps_type_and_mode():
 
 
 def test_a_model_without_a_pooler_stays_without():
-    model = modeling_smbert.SmBertModel(build("smbert-uneven").config, add_pooling_layer=False)
+    model = SmBertModel(build("smbert-uneven").config, add_pooling_layer=False)
     assert prune(model, plan_for(model, layers=1)).pooler is None
 
 
@@ -597,6 +597,34 @@ def test_batches_that_can_be_read_once_do_not_do_for_two_iterations():
         prune_iteratively(model, batches, iterations=2, heads=2)
 
 
+# Magnitude
+
+
+@pytest.mark.parametrize("structured", [False, True], ids=["weights", "rows"])
+def test_the_smallest_weights_of_every_matrix_become_zero(structured):
+    model = build("mobilebert_md-stages", SEQUENCE)
+    before = copy.deepcopy(model)
+    masks = zero_weights(model, 0.5, structured)
+    for (name, module), original in zip(model.named_modules(), before.modules(), strict=True):
+        if not isinstance(module, nn.Linear):
+            continue
+        if ".encoder.layer." not in name:
+            assert module.weight not in masks
+            assert torch.equal(module.weight, original.weight)
+            continue
+        sizes, mask = original.weight.abs(), masks.pop(module.weight).bool()
+        assert torch.equal(module.weight, original.weight * mask)
+        if structured:
+            assert torch.equal(mask.any(1), mask.all(1))
+            sizes, mask = original.weight.norm(dim=1), mask.any(1)
+        assert sizes[~mask].max() <= sizes[mask].min()
+        assert abs(2 * mask.sum() - mask.numel()) <= 1
+    assert not masks
+    for share in (0, 1):
+        with pytest.raises(ValueError, match=f"`share` must be above 0 and below 1, got {share}"):
+            zero_weights(model, share)
+
+
 # Costs
 
 
@@ -606,21 +634,8 @@ def test_parameters_of_the_parts_add_up(family, name):
     model = build(family, name)
     counted = count_parameters(model)
     assert counted["embedding"] + counted["encoder"] + counted["head"] == counted["total"] == model.num_parameters()
-    heads = [
-        parameter.numel()
-        for key, parameter in model.named_parameters()
-        if ".encoder." not in f".{key}" and ".embeddings." not in f".{key}"
-    ]
-    assert counted["head"] == sum(heads)
-
-
-def test_the_default_models_have_their_parameters():
-    with torch.device("meta"):
-        model = modeling_smbert.SmBertModel(modeling_smbert.SmBertConfig())
-    assert count_parameters(model)["total"] == 38_608_128
-    # 30,522 tokens, 512 positions, 2 types and the LayerNorm; three layers; the pooler.
-    assert count_parameters(model)["embedding"] == (30_522 + 512 + 2 + 2) * 768
-    assert count_parameters(model)["head"] == 768 * 769
+    for part, scope in (("embedding", ".embeddings."), ("encoder", ".encoder.")):
+        assert counted[part] == sum(p.numel() for key, p in model.named_parameters() if scope in f".{key}")
 
 
 def test_parameters_of_a_model_without_layers_of_ours_are_refused():
@@ -670,9 +685,3 @@ def test_bytes_are_those_of_the_weights(tmp_path):
     model.save_pretrained(tmp_path)
     # Four bytes a parameter, and a header.
     assert 0 < count_bytes(tmp_path) - 4 * model.num_parameters() < 10_000
-
-
-def test_the_article_model_has_its_stages_after_pruning():
-    config = modeling_mobilebert_md.MobileBertMdConfig()
-    pruned = PruningPlan.keep_layers(config, range(0, 24, 2)).prune_config(config)
-    assert [layer.intra_bottleneck_size for layer in pruned.per_layer_config] == [256] * 4 + [128] * 4 + [64] * 4

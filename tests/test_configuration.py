@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import FAMILIES, build
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel
 
 from compactbert.compression import count_macs
@@ -119,13 +120,13 @@ def test_round_trip(family, tmp_path):
     ("config_class", "fields", "message"),
     [
         (MobileBertMdConfig, {"intra_bottleneck_size": 130}, r"`intra_bottleneck_size` \(130\) must be a multiple"),
-        (MobileBertMdConfig, {"num_attention_heads": 3}, "Layer 0: `intra_bottleneck_size` .256. must be a multiple"),
+        (MobileBertMdConfig, {"num_attention_heads": 3}, r"Layer 0: `intra_bottleneck_size` \(256\) must be a mult"),
         (
             MobileBertMdConfig,
             {"per_layer_config": {5: {"num_attention_heads": 3}}},
-            "Layer 5: `intra_bottleneck_size` .128. must be a multiple",
+            r"Layer 5: `intra_bottleneck_size` \(128\) must be a multiple",
         ),
-        (MobileBertMdConfig, {"per_layer_config": {30: {"intermediate_size": 3}}}, "got \\[30\\]"),
+        (MobileBertMdConfig, {"per_layer_config": {30: {"intermediate_size": 3}}}, r"got \[30\]"),
         (
             MobileBertMdConfig,
             {"per_layer_config": {2: {"hidden_size": 64}}},
@@ -152,19 +153,22 @@ def test_round_trip(family, tmp_path):
     ],
 )
 def test_contradictions_are_refused(config_class, fields, message):
-    with pytest.raises(Exception, match=message) as error:
+    # What the checks raise comes wrapped by the library that calls them.
+    with pytest.raises((ValueError, StrictDataclassError), match=message):
         config_class(**fields)
-    assert isinstance(error.value, ValueError) or isinstance(error.value.__cause__, ValueError)
 
 
 @pytest.mark.parametrize(
-    ("config_class", "fields"),
-    [(MobileBertMdConfig, {"hidden_size": "512"}), (SmBertConfig, {"num_attention_heads": 8.5})]
-    + [(MobileBertMdConfig, {"normalization_type": "batch_norm"})],
+    ("config_class", "field", "value"),
+    [
+        (MobileBertMdConfig, "hidden_size", "512"),
+        (MobileBertMdConfig, "normalization_type", "batch_norm"),
+        (SmBertConfig, "num_attention_heads", 8.5),
+    ],
 )
-def test_wrong_types_are_refused(config_class, fields):
-    with pytest.raises(Exception, match=f"{next(iter(fields))}"):
-        config_class(**fields)
+def test_wrong_types_are_refused(config_class, field, value):
+    with pytest.raises(StrictDataclassError, match=f"Field '{field}' expected"):
+        config_class(**{field: value})
 
 
 @pytest.mark.parametrize("stages", [[], [(8,)], [(8, 0)], [(8, 256.0)], [(2, 64, 3)]])

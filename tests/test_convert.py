@@ -6,7 +6,7 @@ import transformers
 from families import TASKS, build, inputs_for, perturb, tensors_of
 from transformers import BertConfig, DistilBertConfig, MobileBertConfig, RobertaConfig, XLMRobertaConfig
 
-from compactbert.convert import from_transformers, load_pretrained, to_transformers
+from compactbert.convert import from_transformers, load_checkpoint, load_pretrained, to_transformers
 
 
 SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 24, "num_labels": 3}
@@ -61,9 +61,8 @@ def build_source(source, name):
 
 def assert_same_outputs(one, other, inputs):
     one, other = tensors_of(one(**inputs)), tensors_of(other(**inputs))
-    assert one.keys() == other.keys()
-    for key in one:
-        torch.testing.assert_close(one[key], other[key], rtol=1e-6, atol=1e-6)
+    assert one
+    torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["Model", *(f"For{task}" for task in TASKS)])
@@ -127,13 +126,8 @@ def test_roberta_padded_on_the_left_needs_position_ids():
 
 
 def test_bert_keeps_its_shape():
-    config = BertConfig(vocab_size=10, num_hidden_layers=1)
-    ours = from_transformers(transformers.BertModel(config))
-    assert (ours.config.num_attention_heads, ours.config.attention_head_size, ours.config.intermediate_size) == (
-        12,
-        64,
-        3072,
-    )
+    config = from_transformers(transformers.BertModel(BertConfig(vocab_size=10, num_hidden_layers=1))).config
+    assert (config.num_attention_heads, config.attention_head_size, config.intermediate_size) == (12, 64, 3072)
 
 
 def test_conversion_copies_weights():
@@ -243,8 +237,10 @@ def test_load_pretrained_puts_a_new_head_on_the_other_families(source, tmp_path,
     fields = fields | {"vocab_size": len(minilm_tokenizer)}
     theirs = getattr(transformers, f"{prefix}ForMaskedLM")(config_class(**fields)).eval()
     save(theirs, tmp_path, minilm_tokenizer)
-    loaded, _ = load_pretrained(tmp_path, "ForSequenceClassification", num_labels=5)
+    loaded, _, new_weights = load_checkpoint(tmp_path, "ForSequenceClassification", num_labels=5)
     assert type(loaded).__name__ == "SmBertForSequenceClassification"
+    head = [f"{layer}.{kind}" for layer in ("bert.pooler.dense", "classifier") for kind in ("weight", "bias")]
+    assert new_weights == set(head) <= loaded.state_dict().keys()
     assert (loaded.num_labels, loaded.training, loaded.config.name_or_path) == (5, False, str(tmp_path))
     inputs = inputs_with_padding_tokens(theirs)
     expected = predictions(theirs.base_model, inputs)["last_hidden_state"]
@@ -294,7 +290,7 @@ def test_weights_of_another_shape_or_family_are_refused(head, tmp_path, minilm_t
     ):
         load_pretrained(tmp_path, head)
     build("mobilebert_md-uniform").config.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="does not fit its configuration|has no weights for"):
+    with pytest.raises(ValueError, match="does not fit its configuration"):
         load_pretrained(tmp_path, head)
 
 
@@ -317,7 +313,7 @@ def test_impossible_configurations_and_corrupt_pickles_are_refused(tmp_path, min
     (tmp_path / "config.json").write_text(json.dumps(fields))
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "pytorch_model.bin").write_bytes(b"not a pickle")
-    with pytest.raises(ValueError, match="corrupt or cut short|Cannot load|does not fit"):
+    with pytest.raises(ValueError, match="corrupt or cut short"):
         load_pretrained(tmp_path, "ForSequenceClassification")
 
 

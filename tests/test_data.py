@@ -157,10 +157,13 @@ def test_bad_files_are_refused(tmp_path, case):
         load_task(str(tmp_path))
 
 
-@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
-def test_files_of_another_format_are_refused(tmp_path, suffix):
-    (tmp_path / f"data.{suffix}").write_bytes(b"neither one nor the other")
-    with pytest.raises(ValueError, match=f"is not a readable {suffix} file"):
+@pytest.mark.parametrize(
+    ("suffix", "content", "message"),
+    [("parquet", "text", ""), ("jsonl", "text", ""), ("jsonl", '["a", "b"]\n', "every line must be an object")],
+)
+def test_files_of_another_format_are_refused(tmp_path, suffix, content, message):
+    (tmp_path / f"data.{suffix}").write_text(content)
+    with pytest.raises(ValueError, match=f"is not a readable {suffix} file: .*{message}"):
         load_task(str(tmp_path / f"data.{suffix}"))
 
 
@@ -192,20 +195,13 @@ def test_bad_options_are_refused(options, message):
         load_task("docstrings", **options)
 
 
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"text": [["a", "b"]], "label": [["O"]]}, "Row 0 of the test split of task .* has 2 tokens but 1 labels"),
-        ({"text": ["x"], "label": [[1, 0, 1]]}, "look like rows of zeros and ones"),
-    ],
-)
-def test_labels_that_do_not_fit_their_rows_are_refused(tmp_path, columns, message):
-    write(tmp_path / "test.parquet", **columns)
-    with pytest.raises(ValueError, match=message):
+def test_multi_label_rows_of_zeros_and_ones_are_refused(tmp_path):
+    write(tmp_path / "test.parquet", text=["x"], label=[[1, 0, 1]])
+    with pytest.raises(ValueError, match="look like rows of zeros and ones"):
         load_task(str(tmp_path))
 
 
-def test_labels_of_every_split_must_fit_their_rows(tmp_path):
+def test_tokens_of_every_split_must_have_a_label_each(tmp_path):
     write(tmp_path / "train.parquet", text=[["a", "b"]], label=[["O", "X"]])
     write(tmp_path / "test.parquet", text=[["a", "b"]], label=[["O"]])
     with pytest.raises(ValueError, match="Row 0 of the test split of task .* has 2 tokens but 1 labels"):
@@ -253,7 +249,7 @@ def test_hub_datasets_bring_their_label_names(monkeypatch):
     assert task.evaluation["ner_tags"] == [[0, 1]]
 
 
-def test_encoding_counts_what_it_cuts(minilm_tokenizer, caplog):
+def test_encoding_counts_what_it_cuts(minilm_tokenizer):
     features, encodings, truncated = encode_texts([["short", "a rather longer text " * 5]], minilm_tokenizer, 8)
     assert [len(feature["input_ids"]) for feature in features] == [3, 8]
     assert (len(encodings), truncated) == (2, 1)
@@ -302,6 +298,9 @@ def test_scores_of_every_problem(tmp_path):
     task = task_with(text=["x", "y"], label=[["a"], ["a", "b"]])
     logits = [np.array([3.0, -1]), np.array([3.0, 1])]
     assert score_logits(task, logits, [[1, 0], [1, 1]]) == {"micro_f1": 1.0, "subset_accuracy": 1.0}
+    task = task_with(text=["x", "y", "z"], label=[0.5, 1.5, 2.0])
+    logits = [np.array([value]) for value in (-1.0, 1.0, 2.0)]
+    assert score_logits(task, logits, [0.5, 1.5, 2.0]) == pytest.approx({"pearson": 1.0, "spearman": 1.0})
     task = task_with(text=[["x", "y"]], label=[["B-A", "O"]])
     logits = [np.array([[9.0, 0], [0, 9], [0, 9], [9, 9]])]
     assert score_logits(task, logits, [[-100, 1, 0, -100]])["seqeval_f1"] == 0.0

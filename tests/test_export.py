@@ -1,18 +1,19 @@
 import copy
 import json
 import shutil
+import sys
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from families import build
+from families import build, perturb
 
 import compactbert
-from compactbert.inference import export, export_onnx
+from compactbert.inference import export, export_onnx, fuse
 from compactbert.inference.onnx import FILES, OnnxClassifier
-from compactbert.inference.onnx_export import RUNTIME_OF, _quantize
+from compactbert.inference.onnx_export import RUNTIME_OF, _check, _quantize
 from compactbert.training.quantization import emulate_int8
 
 
@@ -85,10 +86,10 @@ def test_static_int8_keeps_the_sums(exported):
     graph = onnx.load(folder / FILES["onnx-int8-static"]).graph
     made_by = {name: node for node in graph.node for name in node.output}
     products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
-    kinds = [[made_by[name].op_type == "DequantizeLinear" for name in node.input[:2]] for node in products]
-    assert sum(kinds, []).count(True) == 2 * kinds.count([True, True])
+    rounding = [tuple(made_by[name].op_type == "DequantizeLinear" for name in node.input[:2]) for node in products]
+    assert set(rounding) == {(True, True), (False, False)}
     # Attention's own two in each of the three layers.
-    assert kinds.count([False, False]) == 6
+    assert rounding.count((False, False)) == 6
     rounded = {name for node in graph.node if node.op_type == "QuantizeLinear" for name in node.input[:1]}
     assert rounded.isdisjoint(node.output[0] for node in products)
 
@@ -105,10 +106,8 @@ def test_weights_have_7_bits_without_vnni(exported, minilm_tokenizer, tmp_path, 
         _quantize(tmp_path, kind, minilm_tokenizer, rows)
         graph = onnx.load(tmp_path / FILES[RUNTIME_OF[kind]]).graph
         arrays = [onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer]
-        assert (
-            max(abs(array.astype(int)).max() for array in arrays if array.dtype == np.int8 and array.ndim == 2)
-            == largest
-        )
+        weights = [array.astype(int) for array in arrays if array.dtype == np.int8 and array.ndim == 2]
+        assert max(abs(array).max() for array in weights) == largest
 
 
 def test_the_folder_is_whole(exported):
@@ -122,8 +121,17 @@ def test_the_folder_is_whole(exported):
     assert not list(folder.parent.glob("*.new"))
 
 
+def test_an_export_that_computes_something_else_is_refused(exported):
+    model, folder, _ = exported
+    session = onnxruntime.InferenceSession(str(folder / FILES["onnx"]))
+    with pytest.raises(ValueError, match=r"differs from the original by .* of its largest output, over 1e-05"):
+        _check(fuse(perturb(copy.deepcopy(model))), session)
+
+
 def test_what_cannot_be_exported(tmp_path, minilm_tokenizer, monkeypatch):
     model = build("smbert-uneven", "ForSequenceClassification", vocab_size=len(minilm_tokenizer))
+    with pytest.raises(ValueError, match="`to` must be 'onnx', got 'tflite'"):
+        export("nowhere", tmp_path / "out", to="tflite")
     with pytest.raises(ValueError, match="`int8` must be of"):
         export_onnx(model, minilm_tokenizer, tmp_path / "out", int8=["int4"])
     with pytest.raises(ValueError, match=r"needs `calibration`.* from a `task` \(`--task`\)"):
@@ -132,7 +140,7 @@ def test_what_cannot_be_exported(tmp_path, minilm_tokenizer, monkeypatch):
     (tmp_path / "taken" / "file").touch()
     with pytest.raises(ValueError, match="exists"):
         export_onnx(model, minilm_tokenizer, tmp_path / "taken")
-    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ValueError, match=r"compactbert\[onnx\]"):
         export_onnx(model, minilm_tokenizer, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -159,11 +167,12 @@ def test_a_fine_tuned_folder_runs_in_every_runtime(tiny_model, reviews, tmp_path
     assert set(report["files"]) == {FILES["onnx"], FILES["onnx-int8"]}
     texts = ["film is good", "story is bad and long", "music"]
     plain = compactbert.predict(tmp_path / "model", texts)
+    accuracy = compactbert.evaluate(tmp_path / "model", task=str(reviews))["metrics"]["accuracy"]
     for folder, runtime, close in (("model", "fused", 1e-5), ("onnx", "onnx", 1e-5), ("onnx", "onnx-int8", 0.05)):
         rows = compactbert.predict(tmp_path / folder, texts, runtime=runtime)
         assert [row["score"] for row in rows] == pytest.approx([row["score"] for row in plain], abs=close)
         scores = compactbert.evaluate(tmp_path / folder, task=str(reviews), runtime=runtime)
-        assert scores["rows"] == compactbert.evaluate(tmp_path / "model", task=str(reviews))["rows"]
+        assert scores["metrics"]["accuracy"] == pytest.approx(accuracy, abs=close)
     with pytest.raises(ValueError, match="compactbert export"):
         compactbert.predict(tmp_path / "onnx", texts, runtime="onnx-int8-static")
     with pytest.raises(ValueError, match="`runtime` must be one of"):

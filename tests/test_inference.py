@@ -6,10 +6,12 @@ import pandas as pd
 import pytest
 import torch
 from families import build
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import compactbert
 from compactbert.data import encode_texts
 from compactbert.inference import predict_logits
+from compactbert.inference.prediction import write_rows
 
 
 TEXTS = ["a", "b c d e f g", "", "two words", "é ü 中 文"]
@@ -22,6 +24,17 @@ def classifier(tmp_path_factory, minilm_tokenizer):
     build("smbert-uneven", "ForSequenceClassification", **fields).save_pretrained(folder)
     minilm_tokenizer.save_pretrained(folder)
     return folder
+
+
+def constant_classifier(tokenizer, logits, **fields):
+    """Says the same of every text, of the labels "a", "b", ..."""
+    names = dict(enumerate("abcdefg"[: len(logits)]))
+    fields |= {"vocab_size": len(tokenizer), "id2label": names, "label2id": {v: k for k, v in names.items()}}
+    model = build("smbert-uneven", "ForSequenceClassification", **fields)
+    with torch.no_grad():
+        model.classifier.weight.zero_()
+        model.classifier.bias.copy_(torch.tensor(logits))
+    return model
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
@@ -74,7 +87,7 @@ def test_pairs_of_lines_and_columns(classifier, tmp_path):
         compactbert.predict(classifier, tmp_path / "pairs.csv", text_columns=["a", "b", "b"])
 
 
-def test_long_texts_are_cut_and_counted(classifier, caplog, monkeypatch):
+def test_long_texts_are_cut_and_counted(classifier, monkeypatch):
     messages = []
     monkeypatch.setattr("compactbert.inference.prediction.logger.warning", messages.append)
     compactbert.predict(classifier, ["word " * 100, "short"], max_length=512)
@@ -115,10 +128,7 @@ def test_evaluation_maps_labels_by_name(classifier, tmp_path):
     (tmp_path / "test.csv").write_text("text,label\nx,yes\ny,no\nz,yes\n")
     accuracy = compactbert.evaluate(classifier, task=str(tmp_path))["metrics"]["accuracy"]
     # The same model with its labels, and its outputs, the other way round.
-    config = json.loads((classifier / "config.json").read_text())
     swapped = tmp_path / "swapped"
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
     model = AutoModelForSequenceClassification.from_pretrained(classifier)
     with torch.no_grad():
         model.classifier.weight.copy_(model.classifier.weight.flip(0))
@@ -126,18 +136,12 @@ def test_evaluation_maps_labels_by_name(classifier, tmp_path):
     model.config.id2label = {0: "yes", 1: "no"}
     model.save_pretrained(swapped)
     AutoTokenizer.from_pretrained(classifier).save_pretrained(swapped)
-    assert config["id2label"] == {"0": "no", "1": "yes"}
     assert compactbert.evaluate(swapped, task=str(tmp_path))["metrics"]["accuracy"] == accuracy
 
 
 def test_evaluation_counts_labels_that_no_row_shows(minilm_tokenizer, tmp_path):
-    names = {0: "a", 1: "b", 2: "c"}
-    fields = {"vocab_size": len(minilm_tokenizer), "id2label": names, "label2id": {v: k for k, v in names.items()}}
-    model = build("smbert-uneven", "ForSequenceClassification", **fields)
-    with torch.no_grad():
-        model.classifier.weight.zero_()
-        model.classifier.bias.copy_(torch.tensor([0.0, 1.0, 2.0]))
     # The model always says "c"; the rows know "a" and "b" only.
+    model = constant_classifier(minilm_tokenizer, [0.0, 1.0, 2.0])
     (tmp_path / "test.csv").write_text("text,label\nx,b\ny,a\nz,b\n")
     assert compactbert.evaluate(model, minilm_tokenizer, str(tmp_path))["metrics"]["accuracy"] == 0.0
 
@@ -158,6 +162,15 @@ def test_one_output_is_a_regression(minilm_tokenizer, tmp_path):
     assert row.keys() == {"text", "score"}
 
 
+def test_every_label_of_several_has_a_score(minilm_tokenizer, tmp_path):
+    fields = {"problem_type": "multi_label_classification"}
+    constant_classifier(minilm_tokenizer, [-1.0, 0.0, 2.0], **fields).save_pretrained(tmp_path)
+    minilm_tokenizer.save_pretrained(tmp_path)
+    (row,) = compactbert.predict(tmp_path, ["x"])
+    scores = {"a": pytest.approx(1 / (1 + np.e)), "b": 0.5, "c": pytest.approx(1 / (1 + np.exp(-2)))}
+    assert row == {"text": "x", "labels": ["b", "c"], "scores": scores}
+
+
 def test_lines_split_at_line_ends_only(classifier, tmp_path):
     (tmp_path / "lines.txt").write_bytes("one\u2028still one\x0c\r\ntwo\n\nfour".encode())
     rows = compactbert.predict(classifier, tmp_path / "lines.txt")
@@ -173,8 +186,6 @@ def test_tokens_are_joined_and_pairs_may_be_lists(classifier, tmp_path):
 
 
 def test_csv_holds_lists_as_json(tmp_path):
-    from compactbert.inference.prediction import write_rows
-
     write_rows([{"text": "x", "labels": ["a", "b"]}], tmp_path / "rows.csv")
     assert json.loads(pd.read_csv(tmp_path / "rows.csv")["labels"][0]) == ["a", "b"]
 

@@ -29,7 +29,6 @@ def model(request, minilm_tokenizer):
 
 
 def test_attention_maps_are_probabilities_of_every_head(model, minilm_tokenizer):
-    model.set_attn_implementation("sdpa")
     model.train()
     tokens, maps = attention_maps(model, minilm_tokenizer, "a good film")
     assert tokens == ["[CLS]", "a", "good", "film", "[SEP]"]

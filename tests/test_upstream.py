@@ -18,6 +18,7 @@ import transformers
 
 import modeling_mobilebert_md
 import modeling_smbert
+from modeling_smbert.configuration_smbert import TASKS
 
 
 SOURCE = os.environ.get("TRANSFORMERS_SOURCE")
@@ -104,12 +105,10 @@ class ModelTester:
 
 def make_test(package, prefix, fields):
     config_class = getattr(package, f"{prefix}Config")
-    tasks = ("MaskedLM", "MultipleChoice", "NextSentencePrediction", "PreTraining", "QuestionAnswering")
-    tasks += ("SequenceClassification", "TokenClassification")
 
     class ModelTest(common.ModelTesterMixin, unittest.TestCase):
         all_model_classes = tuple(
-            getattr(package, name) for name in [f"{prefix}Model", *(f"{prefix}For{t}" for t in tasks)]
+            getattr(package, f"{prefix}{name}") for name in ("Model", *(f"For{task}" for task in TASKS))
         )
         _torch_compile_train_cls = getattr(package, f"{prefix}ForMaskedLM")
         test_can_init_all_missing_weights_before_2023 = True

@@ -4,7 +4,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from families import TASKS, build, tensors_of
+from families import TASKS, assert_same, build, snapshot, tensors_of
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForMaskedLM,
@@ -22,7 +22,7 @@ from compactbert.compression.vocabulary import count_tokens, prune_vocabulary
 
 
 SPECIAL = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-LETTERS = [*"abcdefghilnorstuvé", *(f"##{letter}" for letter in "abcdefghilnorstuvé")]
+LETTERS = [prefix + letter for prefix in ("", "##") for letter in "abcdefghilnorstuvé"]
 WORDS = ["the", "cat", "dog", "runs", "sleeps", "over", "red", "fence", "##s", "##ed", "##ing", "café"]
 TEXTS = ["the cat runs", "the dog runs over the red fence", "the dogs"]
 CORPUS = [
@@ -142,11 +142,8 @@ def test_a_saved_folder_reloads_as_it_was(kind, tmp_path):
     pruned, pruned_tokenizer = prune_vocabulary(model, tokenizer, CORPUS[:2])
     pruned.save_pretrained(tmp_path)
     pruned_tokenizer.save_pretrained(tmp_path)
-    reloaded, reloaded_tokenizer = (
-        AutoModelForMaskedLM.from_pretrained(tmp_path),
-        AutoTokenizer.from_pretrained(tmp_path),
-    )
-
+    reloaded = AutoModelForMaskedLM.from_pretrained(tmp_path)
+    reloaded_tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert type(reloaded_tokenizer) is type(tokenizer)
     for field in ("model_max_length", "special_tokens_map", "model_input_names"):
         assert getattr(reloaded_tokenizer, field) == getattr(pruned_tokenizer, field) == getattr(tokenizer, field)
@@ -169,14 +166,12 @@ def test_case_and_accents_are_treated_as_before(tmp_path):
         assert loaded.tokenize("The the") == ["[UNK]", "the"]
 
 
-def test_real_weights_and_their_tokenizer(minilm_tokenizer):
+def test_a_real_tokenizer(minilm_tokenizer):
     model = small_model(minilm_tokenizer, "ForMaskedLM")
     pruned, tokenizer = prune_vocabulary(model, minilm_tokenizer, ["Return the cube root of a number."], keep=["tube"])
     assert pruned.config.vocab_size == len(tokenizer) == 148
     assert tokenizer.tokenize("the Cubes' tube") == ["the", "cube", "##s", "'", "tube"]
     assert tokenizer.name_or_path == minilm_tokenizer.name_or_path
-    padding = json_of(tokenizer.backend_tokenizer)["padding"]
-    assert padding is None or padding["pad_id"] == tokenizer.pad_token_id
 
 
 def test_an_unseen_word_is_spelled():
@@ -345,13 +340,12 @@ def test_the_arguments_stay_as_they_are():
     model = small_model(tokenizer, "ForMaskedLM")
     tokenizer(TEXTS, padding="max_length", truncation=True, max_length=4)
     before = tokenizer.backend_tokenizer.to_str(), dict(tokenizer.init_kwargs), model.config.to_dict()
-    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    weights = snapshot(model)
     pruned, _ = prune_vocabulary(model, tokenizer, TEXTS)
     assert (tokenizer.backend_tokenizer.to_str(), tokenizer.init_kwargs, model.config.to_dict()) == before
     with torch.no_grad():
         pruned.get_input_embeddings().weight.zero_()
-    for name, weight in model.state_dict().items():
-        assert torch.equal(weight, weights[name])
+    assert_same(model.state_dict(), weights)
 
 
 def test_tokens_are_counted_without_special_tokens_and_truncation():
@@ -359,11 +353,8 @@ def test_tokens_are_counted_without_special_tokens_and_truncation():
     tokenizer(["the"], padding="max_length", truncation=True, max_length=3)
     counts = count_tokens(tokenizer, (text for text in TEXTS * 400))
     assert counts.shape == (len(tokenizer),)
-    named = {tokenizer.convert_ids_to_tokens(int(i)): int(counts[i]) for i in np.flatnonzero(counts)}
-    assert named == {
-        token: 400 * count
-        for token, count in {"the": 4, "cat": 1, "dog": 2, "runs": 2, "over": 1, "red": 1, "fence": 1, "##s": 1}.items()
-    }
+    named = {tokenizer.convert_ids_to_tokens(int(i)): int(counts[i]) / 400 for i in np.flatnonzero(counts)}
+    assert named == {"the": 4, "cat": 1, "dog": 2, "runs": 2, "over": 1, "red": 1, "fence": 1, "##s": 1}
     assert not count_tokens(tokenizer, []).any()
     assert not count_tokens(tokenizer, [""]).any()
 
@@ -386,7 +377,7 @@ def test_bad_arguments_are_refused(arguments, message):
         prune_vocabulary(small_model(tokenizer), tokenizer, **arguments)
 
 
-def test_models_and_tokenizers_that_do_not_fit_are_refused(tmp_path):
+def test_models_and_tokenizers_that_do_not_fit_are_refused():
     tokenizer = wordpiece_tokenizer()
     size = len(tokenizer)
     with pytest.raises(ValueError, match=f"ids below the model's `vocab_size` of {size - 1}, got {size - 1}: use the"):
