@@ -1,6 +1,8 @@
 import gc
 import json
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -66,14 +68,32 @@ def tiny_model(tmp_path_factory, minilm_tokenizer):
     return folder
 
 
-@pytest.fixture
-def reviews(tmp_path):
+@pytest.fixture(scope="session")
+def shared_reviews(tmp_path_factory):
     """A csv file that a tiny model can learn: the label is whether the text says "good"."""
     words = ["film", "actor", "story", "music", "ending"]
     rows = [f"{words[i % 5]} is {'good' if i % 2 else 'bad'},{'pos' if i % 2 else 'neg'}" for i in range(200)]
-    path = tmp_path / "reviews.csv"
+    path = tmp_path_factory.mktemp("shared") / "reviews.csv"
     path.write_text("text,label\n" + "\n".join(rows) + "\n")
     return path
+
+
+@pytest.fixture
+def reviews(shared_reviews, tmp_path):
+    """A copy of the reviews where a test writes."""
+    return Path(shutil.copy(shared_reviews, tmp_path))
+
+
+@pytest.fixture(scope="session")
+def finetuned(tmp_path_factory, tiny_model, shared_reviews):
+    """Folder of the tiny model after it has learnt the reviews."""
+    from runs import FINETUNING
+
+    import compactbert
+
+    folder = tmp_path_factory.mktemp("finetuned") / "model"
+    compactbert.finetune(tiny_model, str(shared_reviews), folder, **FINETUNING)
+    return folder
 
 
 @pytest.fixture(scope="module")

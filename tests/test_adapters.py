@@ -3,19 +3,23 @@
 import copy
 import inspect
 import json
+import re
 import shutil
 import subprocess
 import sys
 import warnings
 
+import pandas as pd
 import peft
 import pytest
 import torch
 import transformers
-from families import build, inputs_for, perturb
+from datasets import Dataset
+from families import SIZES, assert_same, build, inputs_for, perturb, snapshot
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import constants
+from runs import TRAINER, stopped_at
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
@@ -25,43 +29,26 @@ from compactbert.cards import render_card
 from compactbert.hub import run_without_packages
 from compactbert.inference import fuse
 from compactbert.inference.prediction import merged
+from compactbert.recipes.stages import prune_on_task
 from compactbert.structure import FAMILIES
-from modeling_mobilebert_md import (
-    IbBertConfig,
-    IbBertForSequenceClassification,
-    MobileBertMdConfig,
-    MobileBertMdForSequenceClassification,
-)
-from modeling_smbert import SmBertConfig, SmBertForSequenceClassification
+from compactbert.training import DistillationConfig, DistillationTrainer
 
 
-SIZES = {
-    "vocab_size": 60,
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 40,
-    "attention_probs_dropout_prob": 0.0,
-    "hidden_dropout_prob": 0.0,
-}
-MOBILE = SIZES | {"embedding_size": 32, "intra_bottleneck_size": 64, "num_feedforward_networks": 2}
-UNEVEN = {1: {"num_attention_heads": 2, "intermediate_size": 32}}
+# Wide enough for the ranks and blocks that PEFT's methods have by default.
+WIDE = SIZES | {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 48}
+MOBILE = WIDE | {"embedding_size": 32, "intra_bottleneck_size": 64, "num_feedforward_networks": 2}
+PRUNED = {"attention_head_size": 16, "per_layer_config": {1: {"num_attention_heads": 2, "intermediate_size": 32}}}
+# id -> (family, fields of the configuration)
 MODELS = {
-    "bert": (BertForSequenceClassification, BertConfig, SIZES),
-    "smbert": (SmBertForSequenceClassification, SmBertConfig, SIZES | {"attention_head_size": 32}),
-    "smbert-pruned": (
-        SmBertForSequenceClassification,
-        SmBertConfig,
-        SIZES | {"attention_head_size": 16, "per_layer_config": UNEVEN},
-    ),
-    "mobilebert_md": (MobileBertMdForSequenceClassification, MobileBertMdConfig, MOBILE),
+    "bert": ("", WIDE),
+    "smbert": ("smbert-uniform", WIDE | {"attention_head_size": 32}),
+    "smbert-pruned": ("smbert-uniform", WIDE | PRUNED),
+    "mobilebert_md": ("mobilebert_md-uniform", MOBILE),
     "mobilebert_md-stages": (
-        MobileBertMdForSequenceClassification,
-        MobileBertMdConfig,
+        "mobilebert_md-uniform",
         MOBILE | {"per_layer_config": {1: {"intra_bottleneck_size": 32}}},
     ),
-    "ib_bert": (IbBertForSequenceClassification, IbBertConfig, MOBILE | {"intra_bottleneck_size": 128}),
+    "ib_bert": ("ib_bert-uniform", MOBILE | {"intra_bottleneck_size": 128}),
 }
 OURS = [name for name in MODELS if name != "bert"]
 # What a method needs said at these sizes. A method that PEFT adds is tried without.
@@ -84,18 +71,26 @@ OPTIONS = {
     "VBLORA": {"vector_length": 16, "num_vectors": 32},
     "WAVEFT": {"n_frequency": 50},
 }
-# PEFT has these for decoders alone, or for language models; `test_what_bert_cannot_do` checks that it is so.
-NOT_ON_BERT = {"ADAPTION_PROMPT", "CPT", "SHADOW", "XLORA"}
+# What PEFT has for decoders alone, or for language models, and says of it.
+NOT_ON_BERT = {
+    "ADAPTION_PROMPT": "Unsupported model type",
+    "CPT": "only supports task_type = CAUSAL_LM",
+    "SHADOW": "decoder layers",
+    # It mixes LoRA adapters, which may have no head of their own.
+    "XLORA": "classifier.weight",
+}
 # FRoD decomposes the matrices of all layers together.
 NOT_WITH_MIXED_WIDTHS = {"FROD"}
 NEEDS_TASK_IDS = {"MULTITASK_PROMPT_TUNING", "POLY"}
 METHODS = sorted(str(getattr(name, "value", name)) for name in PEFT_TYPE_TO_CONFIG_MAPPING)
 
 
-def make(name):
-    model_class, config_class, sizes = MODELS[name]
+def make(name, **fields):
+    family, sizes = MODELS[name]
+    if family:
+        return build(family, "ForSequenceClassification", **sizes | fields)
     torch.manual_seed(0)
-    return perturb(model_class(config_class(**sizes))).eval()
+    return perturb(BertForSequenceClassification(BertConfig(**sizes))).eval()
 
 
 def config_of(method, **options):
@@ -138,25 +133,34 @@ def test_every_method_trains_saves_reloads_and_merges(method, name, tmp_path):
     if method in NOT_WITH_MIXED_WIDTHS and name == "mobilebert_md-stages":
         pytest.skip("The method needs layers of one width.")
     model = make(name)
-    base = copy.deepcopy(model)
-    inputs = inputs_of(method, model)
+    base, inputs = copy.deepcopy(model), inputs_of(method, model)
+    adapted = adapt_on(method, model)
+    # OSF splits the weights it is given into factors, of which it trains the smaller.
+    if method != "OSF":
+        now = {re.sub(r"\.(base_layer|original_module)\b", "", key): value for key, value in model.state_dict().items()}
+        assert_same(base.state_dict(), {key: now[key] for key in base.state_dict()})
+    adapted.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    saved = {key.removeprefix("base_model.model.") for key in load_file(tmp_path / "adapter_model.safetensors")}
+    assert saved & base.state_dict().keys() <= {"classifier.weight", "classifier.bias"}
     with torch.no_grad():
-        before = base(**inputs_of("", model)).logits
-        adapted = torch.enable_grad()(adapt_on)(method, model)
-        after = adapted(**inputs).logits
+        before, after = base(**inputs_for(base)).logits, adapted(**inputs).logits
         assert (after - before).abs().max() > 1e-2
-        adapted.save_pretrained(tmp_path)
-        reloaded = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path).eval()
+        reloaded = PeftModel.from_pretrained(base, tmp_path).eval()
         # AdaLoRA drops the ranks that it has set to zero, and so adds in another order.
         atol = 1e-6 if method == "ADALORA" else 0
         torch.testing.assert_close(reloaded(**inputs).logits, after, atol=atol, rtol=0)
         try:
-            merged = reloaded.merge_and_unload()
+            whole = reloaded.merge_and_unload()
         except (AttributeError, NotImplementedError):
             assert not merges(method)
             return
         assert merges(method)
-        torch.testing.assert_close(merged(**inputs).logits, after, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(whole(**inputs).logits, after, atol=1e-5, rtol=1e-4)
 
 
 def merges(method):
@@ -165,34 +169,15 @@ def merges(method):
 
 
 @pytest.mark.parametrize("name", ["bert", "smbert"])
-@pytest.mark.parametrize("method", sorted(NOT_ON_BERT))
-def test_what_bert_cannot_do(method, name):
-    with pytest.raises((ValueError, AttributeError, RuntimeError, KeyError)):
-        adapt_on(method, make(name))
-
-
-@pytest.mark.parametrize("name", ["smbert", "mobilebert_md-stages", "ib_bert"])
-@pytest.mark.parametrize("method", [method for method in METHODS if method not in NOT_ON_BERT])
-def test_the_base_is_untouched_and_not_in_the_adapter(method, name, tmp_path):
-    if method in NOT_WITH_MIXED_WIDTHS and name == "mobilebert_md-stages":
-        pytest.skip("The method needs layers of one width.")
-    model = make(name)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    adapted = adapt_on(method, model)
-    after = {key.replace(".base_layer", ""): value for key, value in model.state_dict().items()}
-    # OSF splits the weights it is given into factors, of which it trains the smaller.
-    for key in before if method != "OSF" else ():
-        key_now = key if key in after else key.replace("classifier.", "classifier.original_module.")
-        assert torch.equal(before[key], after[key_now]), key
-    adapted.save_pretrained(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "README.md",
-        "adapter_config.json",
-        "adapter_model.safetensors",
-    }
-    saved = load_file(tmp_path / "adapter_model.safetensors")
-    own = {key.removeprefix("base_model.model.") for key in saved}
-    assert own & before.keys() <= {"classifier.weight", "classifier.bias"}
+@pytest.mark.parametrize("method", NOT_ON_BERT)
+def test_what_bert_cannot_do(method, name, tmp_path):
+    model, options = make(name), {}
+    if method == "XLORA":
+        adapt_on("LORA", make(name)).save_pretrained(tmp_path)
+        model.config.use_cache = False
+        options = {"hidden_size": WIDE["hidden_size"], "adapters": {"0": str(tmp_path)}}
+    with pytest.raises((AttributeError, KeyError, ValueError), match=NOT_ON_BERT[method]):
+        get_peft_model(model, config_of(method, **options))
 
 
 def test_the_tables_hold_ours_wherever_they_hold_bert():
@@ -253,7 +238,7 @@ for method in methods:
 def test_every_adapter_loads_with_peft_alone_on_a_remote_code_base(name, tmp_path):
     make(name).save_pretrained(tmp_path / "base")
     # These need our package: GLoRA for NoNorm models, as PEFT's takes no subclass of `nn.Linear`.
-    absent = NOT_ON_BERT | {"BOTTLENECK"} | ({"GLORA"} if name == "mobilebert_md" else set())
+    absent = NOT_ON_BERT.keys() | {"BOTTLENECK"} | ({"GLORA"} if name == "mobilebert_md" else set())
     everything = {}
     for method in sorted(set(METHODS) - absent):
         model = make(name)
@@ -335,26 +320,27 @@ def test_a_prefix_fits_the_widest_layer(name, heads, head_size):
     assert (config.num_attention_heads, config.token_dim) == (heads, heads * head_size)
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("name", ["smbert-pruned", "mobilebert_md-stages", "ib_bert"])
-def test_a_prefix_is_keys_and_values_of_every_layer(name, attention):
+def test_a_prefix_is_keys_and_values_of_every_layer(name):
     """What a layer reads is checked on its own attention: the first features of its share of the prefix."""
     model = make(name)
-    model.set_attn_implementation(attention)
     adapted = get_peft_model(model, PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=4)).eval()
-    inputs = inputs_for(model)
-    seen = {}
+    caches = {}
 
-    def keep(module, arguments, keywords, output):
-        seen[module.layer_idx] = (keywords["past_key_values"], output)
+    def keep(module, arguments, keywords):
+        caches[module.layer_idx] = keywords["past_key_values"]
 
     for module in model.modules():
         if hasattr(module, "layer_idx"):
-            module.register_forward_hook(keep, with_kwargs=True)
-    adapted(**inputs)
-    assert sorted(seen) == [0, 1]
+            module.register_forward_pre_hook(keep, with_kwargs=True)
+    logits = []
+    for attention in ("sdpa", "eager"):
+        model.set_attn_implementation(attention)
+        logits.append(adapted(**inputs_for(model)).logits)
+    torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-4)
+    assert sorted(caches) == [0, 1]
     prefix = adapted.prompt_encoder["default"].embedding.weight.view(4, 2, 2, -1)
-    for layer_idx, (cache, _) in seen.items():
+    for layer_idx, cache in caches.items():
         layer = model.config.per_layer_config[layer_idx]
         heads, size = layer.num_attention_heads, layer.head_size
         states = torch.zeros(3, heads, 9, size)
@@ -367,11 +353,7 @@ def test_a_prefix_is_keys_and_values_of_every_layer(name, attention):
 
 @pytest.mark.parametrize("name", OURS)
 def test_padding_does_not_see_or_change_a_prefix(name):
-    model = make(name)
-    if hasattr(model.config, "padding_invariant_trigram"):
-        for module in model.modules():
-            if hasattr(module, "padding_invariant_trigram"):
-                module.padding_invariant_trigram = True
+    model = make(name, **({} if name.startswith("smbert") else {"padding_invariant_trigram": True}))
     adapted = get_peft_model(model, PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=4)).eval()
     inputs = inputs_for(model)
     row = {key: value[:1] for key, value in inputs.items()}
@@ -463,28 +445,16 @@ def test_what_does_not_fit_the_model_is_refused_before_it_is_changed(config, mes
     assert str(model) == before
 
 
-@pytest.mark.parametrize(
-    ("method", "options", "message"),
-    [
-        ("lorra", {}, "`method` must be one of"),
-        ("lora", {"rank": 3}, r"has no options \['rank'\]"),
-        ("lora", {"r": 0}, "should be a positive integer|`r`"),
-    ],
-)
-def test_methods_by_name(method, options, message):
-    assert {"lora", "adapter", "prompt", "p-tuning", "prefix", "ia3", "dora", "ln-tuning"} <= set(list_methods())
-    if method != "lora" or "rank" in options:
-        with pytest.raises(ValueError, match=message):
-            adapter_config(method, **options)
-
-
 def test_every_name_is_a_method():
-    for name in list_methods():
+    names = list_methods()
+    assert {"lora", "adapter", "prompt", "p-tuning", "prefix", "ia3", "dora", "ln-tuning"} <= set(names)
+    for name in names:
         options = {"adalora": {"total_step": 1}, "cpt": {"task_type": "CAUSAL_LM"}}.get(name, {})
         assert adapter_config(name, **options).peft_type in PEFT_TYPE_TO_TUNER_MAPPING
 
 
-# ---- the job ----
+# The job
+
 
 SETTINGS = {"epochs": 6, "batch_size": 8, "max_length": 16, "learning_rate": 3e-2}
 
@@ -509,11 +479,13 @@ def test_adapt_evaluate_and_predict(method, base, reviews, tmp_path):
     options = {"r": 4} if method in ("lora", "pissa") else {}
     if method == "adalora":
         options = {"init_r": 4, "target_r": 2}
-    report = compactbert.adapt(base, str(reviews), output, method=method, options=options, **SETTINGS)
+    # A random encoder has little that the others could use.
+    learns = method in ("lora", "pissa")
+    budget = {} if learns else {"max_steps": 20}
+    report = compactbert.adapt(base, str(reviews), output, method=method, options=options, **budget, **SETTINGS)
     assert digest(base) == before
     assert report == json.loads((output / "metrics.json").read_text())
-    # A random encoder has little that the others could use.
-    if method in ("lora", "pissa"):
+    if learns:
         assert report["metrics"]["accuracy"] > 0.9
     assert {path.name for path in output.iterdir()} == {
         "README.md",
@@ -530,6 +502,8 @@ def test_adapt_evaluate_and_predict(method, base, reviews, tmp_path):
     assert report["parameters"]["trainable"] < report["parameters"]["full"] / 10
     assert report["bytes"]["full"] == 4 * report["parameters"]["full"]
     assert report["base"]["name"] == str(base)
+    # PEFT has no bottleneck adapters, and no prefix for layers of different width.
+    assert report["needs_package"] == (method in ("adapter", "prefix"))
     scores = compactbert.evaluate(output, task=str(reviews))
     assert scores["metrics"] == report["metrics"]
     rows = compactbert.predict(output, ["film is good", "ending is bad"])
@@ -564,7 +538,7 @@ print(model(**inputs).logits.softmax(-1).max().item())
 
 @pytest.mark.parametrize(("family", "alone"), [("Bert", True), ("Roberta", False)])
 def test_a_base_of_transformers(family, alone, reviews, tmp_path, minilm_tokenizer):
-    sizes = {name: SIZES[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+    sizes = {name: WIDE[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
     config = getattr(transformers, f"{family}Config")(vocab_size=len(minilm_tokenizer), pad_token_id=0, **sizes)
     getattr(transformers, f"{family}ForMaskedLM")(config).save_pretrained(tmp_path / "base")
     minilm_tokenizer.save_pretrained(tmp_path / "base")
@@ -587,7 +561,7 @@ def test_an_adapter_is_no_model_to_train(adapter, reviews, tmp_path):
 
 def test_a_merged_adapter_is_a_plain_model(base, reviews, tmp_path):
     options = {"method": "lora", "options": {"r": 4}, "max_steps": 20}
-    report = compactbert.adapt(base, str(reviews), tmp_path / "merged", merge=True, **options, **SETTINGS)
+    compactbert.adapt(base, str(reviews), tmp_path / "merged", merge=True, **options, **SETTINGS)
     compactbert.adapt(base, str(reviews), tmp_path / "adapter", **options, **SETTINGS)
     assert not list((tmp_path / "merged").glob("adapter*"))
     assert (tmp_path / "merged" / "modeling_mobilebert_md.py").is_file()
@@ -595,33 +569,20 @@ def test_a_merged_adapter_is_a_plain_model(base, reviews, tmp_path):
     merged, apart = (compactbert.predict(tmp_path / name, texts) for name in ("merged", "adapter"))
     for one, other in zip(merged, apart, strict=True):
         assert one["score"] == pytest.approx(other["score"], abs=1e-4)
-    assert report["parameters"]["trainable"] > 0
 
 
 @pytest.mark.parametrize("method", ["lora", "p-tuning"])
-def test_a_run_that_stopped_continues_to_the_same_weights(method, base, reviews, tmp_path, monkeypatch):
-    settings = SETTINGS | {"method": method, "epochs": 3, "options": {"r": 4} if method == "lora" else {}}
+def test_a_run_that_stopped_continues_to_the_same_weights(method, base, reviews, tmp_path):
+    settings = SETTINGS | {"method": method, "epochs": 2, "options": {"r": 4} if method == "lora" else {}}
     compactbert.adapt(base, str(reviews), tmp_path / "whole", **settings)
-
-    def stop(self, args, state, control, **kwargs):
-        if state.global_step == 50:
-            raise InterruptedError
-
-    with monkeypatch.context() as patch:
-        patch.setattr("compactbert.training.run.StepClock.on_step_end", stop)
-        with pytest.raises(InterruptedError):
-            compactbert.adapt(base, str(reviews), tmp_path / "stopped", **settings)
-    assert list((tmp_path / "stopped.partial").glob("checkpoint-*/trainable.safetensors"))
+    with stopped_at(30):
+        compactbert.adapt(base, str(reviews), tmp_path / "stopped", **settings)
+    assert (tmp_path / "stopped.partial" / "checkpoint-23" / "trainable.safetensors").is_file()
     compactbert.adapt(base, str(reviews), tmp_path / "stopped", **settings)
-    whole, stopped = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "stopped"))
-    assert whole.keys() == stopped.keys()
-    for key in whole:
-        assert torch.equal(whole[key], stopped[key]), key
+    assert_same(*(load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "stopped")))
 
 
 def test_token_classification(tiny_model, tmp_path):
-    import pandas as pd
-
     table = pd.DataFrame({"text": [["good", "film"], ["bad", "film"]] * 50, "label": [["B-X", "O"], ["O", "O"]] * 50})
     for split in ("train", "test"):
         table.to_parquet(tmp_path / f"{split}.parquet")
@@ -634,47 +595,36 @@ def test_token_classification(tiny_model, tmp_path):
         compactbert.adapt(tiny_model, str(tmp_path), tmp_path / "prompt", method="prompt", **SETTINGS)
 
 
-def test_an_adapter_on_a_pruned_model(tiny_model, reviews, tmp_path):
-    from compactbert.recipes.stages import STAGES
-
-    compactbert.finetune(tiny_model, str(reviews), tmp_path / "finetuned", **SETTINGS | {"learning_rate": 3e-3})
-    STAGES["prune"](tmp_path / "finetuned", str(reviews), tmp_path / "pruned", heads=2, ffn=8)
+def test_an_adapter_on_a_pruned_model(finetuned, reviews, tmp_path):
+    prune_on_task(finetuned, str(reviews), tmp_path / "pruned", heads=2, ffn=8)
     report = compactbert.adapt(tmp_path / "pruned", str(reviews), tmp_path / "out", options={"r": 4}, **SETTINGS)
     assert compactbert.evaluate(tmp_path / "out", task=str(reviews))["metrics"] == report["metrics"]
     assert report["metrics"]["accuracy"] > 0.9
 
 
 def test_an_adapter_is_a_student_of_distillation(tmp_path):
-    from datasets import Dataset
-
-    from compactbert.training import DistillationConfig, DistillationTrainer
-
-    student, teacher = make("smbert"), make("smbert")
-    perturb(teacher)
-    before = {key: value.clone() for key, value in student.bert.state_dict().items()}
+    student, teacher = make("smbert"), perturb(make("smbert"))
+    before = snapshot(student.bert)
     adapted = get_peft_model(student, LoraConfig(task_type="SEQ_CLS", r=4))
     rows = [{"input_ids": [1, 2 + i % 5, 3], "attention_mask": [1, 1, 1], "labels": i % 2} for i in range(16)]
-    arguments = {"max_steps": 4, "learning_rate": 1e-2, "report_to": "none", "use_cpu": True, "save_strategy": "no"}
-    config = DistillationConfig(output_dir=str(tmp_path), hidden_state_weight=1.0, **arguments)
+    settings = TRAINER | {"output_dir": str(tmp_path), "max_steps": 4, "learning_rate": 1e-2}
+    config = DistillationConfig(**settings, hidden_state_weight=1.0)
     trainer = DistillationTrainer(adapted, teacher, config, train_dataset=Dataset.from_list(rows))
     trainer.train()
     after = {key.replace(".base_layer", ""): value for key, value in student.bert.state_dict().items()}
-    for key, value in before.items():
-        assert torch.equal(after[key], value), key
+    assert_same(before, {key: after[key] for key in before})
     query = student.bert.encoder.layer[0].attention.self.query
     assert query.lora_B["default"].weight.abs().max() > 0
 
 
-# ---- bad input ----
+# Bad input
 
 
 @pytest.fixture(scope="module")
-def adapter(base, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("adapter")
-    (folder / "reviews.csv").write_text("text,label\n" + "good,pos\nbad,neg\n" * 20)
-    arguments = {"max_steps": 1, "options": {"r": 4}, **SETTINGS}
-    compactbert.adapt(base, str(folder / "reviews.csv"), folder / "out", **arguments)
-    return folder / "out"
+def adapter(base, shared_reviews, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapter") / "out"
+    compactbert.adapt(base, str(shared_reviews), folder, max_steps=1, options={"r": 4}, **SETTINGS)
+    return folder
 
 
 def edit_json(path, **fields):

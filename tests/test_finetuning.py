@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import subprocess
 import sys
 from collections import Counter
 
@@ -11,15 +10,14 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
-from families import build
-from safetensors.torch import load_file
+from families import build, changed, snapshot
+from runs import FINETUNING, TRAINER, in_two_processes, stopped_at, weights
 from torch import nn
 from transformers import DefaultDataCollator
 from typer.testing import CliRunner
 
 import compactbert
 from compactbert.cli import app
-from compactbert.data import load_task
 from compactbert.training import DistillationConfig, DistillationTrainer, FinetuningConfig, FinetuningTrainer
 from compactbert.training.adversarial import Disturbance
 from compactbert.training.losses import consistency_loss
@@ -37,8 +35,8 @@ def rows_of(count=64, seed=0, rare=2):
 
 def trainer_for(folder, family="smbert-uneven", model=None, head="ForSequenceClassification", rows=None, **settings):
     problem = settings.pop("problem", "single_label_classification")
-    defaults = {"max_steps": 4, "per_device_train_batch_size": 8, "learning_rate": RATE, "use_cpu": True}
-    defaults |= {"report_to": "none", "save_strategy": "no", "logging_steps": 1, "lr_scheduler_type": "constant"}
+    defaults = TRAINER | {"max_steps": 4, "per_device_train_batch_size": 8, "learning_rate": RATE}
+    defaults |= {"logging_steps": 1, "lr_scheduler_type": "constant"}
     return FinetuningTrainer(
         model or build(family, head),
         FinetuningConfig(output_dir=str(folder), **defaults | settings),
@@ -52,13 +50,9 @@ def trainer_for(folder, family="smbert-uneven", model=None, head="ForSequenceCla
 def trained(folder, **settings):
     """The weights before and after, and the trainer."""
     trainer = trainer_for(folder, **settings)
-    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    before = snapshot(trainer.model)
     trainer.train()
     return before, trainer.model.state_dict(), trainer
-
-
-def moved(before, after):
-    return {name for name in before if not torch.equal(before[name], after[name])}
 
 
 def difference(one, other):
@@ -148,11 +142,11 @@ def test_lamb_makes_steps_of_its_own(tmp_path):
     same, lamb, trainer = trained(tmp_path, optimizer="lamb")
     assert type(trainer.optimizer.optimizer).__name__ == "Lamb"
     assert difference(before, same) == 0
-    assert len(moved(before, lamb)) == len(moved(before, adamw))
+    assert len(changed(before, lamb)) == len(changed(before, adamw))
     assert difference(adamw, lamb) > 1e-5
     # Every weight moves by about the same share of its length; with AdamW by about the same distance.
     shares = {
-        kind: [((after[name] - before[name]).norm() / before[name].norm()).item() for name in moved(before, after)]
+        kind: [((after[name] - before[name]).norm() / before[name].norm()).item() for name in changed(before, after)]
         for kind, after in (("lamb", lamb), ("adamw", adamw))
     }
     assert max(shares["lamb"]) / min(shares["lamb"]) < 3 < max(shares["adamw"]) / min(shares["adamw"])
@@ -161,7 +155,7 @@ def test_lamb_makes_steps_of_its_own(tmp_path):
 def test_any_optimizer_of_transformers(tmp_path):
     before, after, trainer = trained(tmp_path, optim="adafactor")
     assert type(trainer.optimizer.optimizer).__name__ == "Adafactor"
-    assert moved(before, after)
+    assert changed(before, after)
 
 
 def test_mixed_precision_computes_in_bfloat16_and_keeps_float32(tmp_path):
@@ -193,7 +187,7 @@ def test_frozen_layers_do_not_learn_and_the_others_do(tmp_path, family, count):
     before, after, _ = trained(tmp_path, family=family, freeze_layers=count)
     frozen = {name for name in before if ".embeddings." in name}
     frozen |= {name for name in before for i in range(count) if f".layer.{i}." in name}
-    assert moved(before, after) == set(before) - frozen
+    assert changed(before, after) == set(before) - frozen
 
 
 def test_layers_learn_one_after_the_other_from_the_top(tmp_path):
@@ -202,16 +196,16 @@ def test_layers_learn_one_after_the_other_from_the_top(tmp_path):
         before, after, _ = trained(tmp_path, unfreeze_steps=2, max_steps=steps)
         parts = {name for name in before if ".embeddings." in name or ".layer." in name}
         expected = {name for name in parts for i in learning if f".layer.{i}." in name}
-        assert moved(before, after) & parts == expected
-        assert "classifier.weight" in moved(before, after)
+        assert changed(before, after) & parts == expected
+        assert "classifier.weight" in changed(before, after)
     before, after, _ = trained(tmp_path, unfreeze_steps=2, max_steps=9)
-    assert moved(before, after) == set(before)
+    assert changed(before, after) == set(before)
 
 
 def test_unfreezing_leaves_frozen_layers_frozen(tmp_path):
     before, after, _ = trained(tmp_path, unfreeze_steps=1, freeze_layers=1, max_steps=8)
     lowest = {name for name in before if ".embeddings." in name or ".layer.0." in name}
-    assert moved(before, after) == set(before) - lowest
+    assert changed(before, after) == set(before) - lowest
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -290,8 +284,7 @@ def test_balanced_sampling_draws_classes_alike_in_an_order_of_seed_and_epoch(tmp
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fgm_adds_the_loss_a_step_along_the_gradient(tmp_path, family):
-    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    model = build(family, "ForSequenceClassification", **no_dropout)
+    model = build(family, "ForSequenceClassification")
     trainer = trainer_for(tmp_path, model=model, adversarial="fgm", adversarial_epsilon=0.5)
     batch = DefaultDataCollator()(list(rows_of(8)))
     trainer.current_gradient_accumulation_steps = 1
@@ -347,7 +340,7 @@ def test_freelb_climbs_within_its_distance(tmp_path, monkeypatch):
 def test_robust_training_trains(tmp_path, family, settings):
     before, plain, _ = trained(tmp_path, family=family)
     _, robust, trainer = trained(tmp_path, family=family, adversarial_epsilon=0.1, **settings)
-    assert moved(before, robust) == moved(before, plain)
+    assert changed(before, robust) == changed(before, plain)
     assert difference(plain, robust) > 0
     assert all(math.isfinite(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
 
@@ -402,7 +395,7 @@ def test_zeros_are_the_smallest_weights_and_stay_zero(tmp_path, family, structur
         assert gone.float().mean() == pytest.approx(0.5, abs=0.51 / len(gone))
         assert zeros.float().mean() == gone.float().mean()
         assert norms[gone].max() <= norms[~gone].min()
-    assert moved(before, after) == set(before)
+    assert changed(before, after) == set(before)
 
 
 @pytest.mark.parametrize(
@@ -431,7 +424,6 @@ def test_settings_that_do_not_fit_are_refused(tmp_path, settings, message):
         trainer_for(tmp_path, **settings)
 
 
-SETTINGS = {"epochs": 2, "learning_rate": 3e-3, "batch_size": 8, "max_length": 16}
 RESUMED = {
     "cyclic": SCHEDULES["cyclic"][0],
     "plateau": {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"patience": 0}},
@@ -455,22 +447,14 @@ def test_a_step_after_the_last_changes_nothing(tmp_path):
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_run_that_continues_ends_as_one_that_was_not_stopped(tiny_model, reviews, tmp_path, monkeypatch, name):
     monkeypatch.setattr("compactbert.training.run.MAX_STEPS_PER_CHECKPOINT", 2)
-    arguments = SETTINGS | {"epochs": 1, "training_arguments": RESUMED[name], "max_train_rows": 70}
+    arguments = FINETUNING | {"epochs": 1, "training_arguments": RESUMED[name], "max_train_rows": 70}
     whole = compactbert.finetune(tiny_model, str(reviews), tmp_path / "whole", **arguments)
-
-    def stop(self, args, state, control, **kwargs):
-        if state.global_step == 3:
-            raise InterruptedError
-
-    with monkeypatch.context() as patch:
-        patch.setattr("compactbert.training.run.StepClock.on_step_end", stop)
-        with pytest.raises(InterruptedError):
-            compactbert.finetune(tiny_model, str(reviews), tmp_path / "stopped", **arguments)
+    with stopped_at(3):
+        compactbert.finetune(tiny_model, str(reviews), tmp_path / "stopped", **arguments)
     report = compactbert.finetune(tiny_model, str(reviews), tmp_path / "stopped", **arguments)
     assert report["metrics"] == whole["metrics"]
     assert report["losses"] == whole["losses"]
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
-    assert difference(one, other) == 0
+    assert difference(weights(tmp_path / "whole"), weights(tmp_path / "stopped")) == 0
 
 
 def test_training_arguments_from_the_command_line(tiny_model, reviews, tmp_path):
@@ -522,19 +506,13 @@ def test_training_arguments_that_are_wrong_leave_no_output(tiny_model, reviews, 
 def test_class_weights_find_a_rare_class(tiny_model, tmp_path):
     """With one row in ten, a model that is barely trained finds the rare class only if it counts as much."""
     words = ["film", "actor", "story", "music", "ending"]
-    rows = [
-        (f"{words[i % 5]} is {'bad' if i % 10 == 0 else 'good'}", "neg" if i % 10 == 0 else "pos") for i in range(200)
-    ]
+    rows = [(f"{words[i % 5]} is {'good' if i % 10 else 'bad'}", "pos" if i % 10 else "neg") for i in range(200)]
     for split in ("train", "test"):
         pd.DataFrame(rows, columns=["text", "label"]).to_csv(tmp_path / f"{split}.csv", index=False)
-    assert load_task(str(tmp_path)).label_names == ["neg", "pos"]
     scores = {}
-    for name, further in {
-        "plain": {},
-        "weights": {"class_weights": "balanced"},
-        "rows": {"balanced_sampling": True},
-    }.items():
-        settings = SETTINGS | {"max_steps": 30, "training_arguments": further}
+    ways = {"plain": {}, "weights": {"class_weights": "balanced"}, "rows": {"balanced_sampling": True}}
+    for name, further in ways.items():
+        settings = FINETUNING | {"max_steps": 30, "training_arguments": further}
         report = compactbert.finetune(tiny_model, str(tmp_path), tmp_path / name, **settings)
         scores[name] = report["metrics"]["macro_f1"]
     assert scores["weights"] > scores["plain"]
@@ -558,8 +536,8 @@ def train_shared(folder, name, batch_size):
 def distil_shared(folder, batch_size, **further):
     """The student's states are projected to the teacher's width."""
     student, teacher = (build("smbert-uneven", "ForSequenceClassification", hidden_size=width) for width in (32, 40))
-    settings = {"max_steps": 4, "per_device_train_batch_size": batch_size, "learning_rate": 0.1, "optim": "sgd"}
-    settings |= {"use_cpu": True, "report_to": "none", "save_strategy": "no", "train_sampling_strategy": "sequential"}
+    settings = TRAINER | {"max_steps": 4, "per_device_train_batch_size": batch_size, "learning_rate": 0.1}
+    settings |= {"optim": "sgd", "train_sampling_strategy": "sequential"}
     config = DistillationConfig(str(folder), hidden_state_weight=1.0, **settings, **further)
     rows, collator = rows_of(), DefaultDataCollator()
     trainer = DistillationTrainer(student, teacher, config, train_dataset=rows, data_collator=collator)
@@ -569,19 +547,10 @@ def distil_shared(folder, batch_size, **further):
 
 @pytest.mark.long
 def test_two_processes_end_with_the_weights_of_one(tiny_model, reviews, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(
-        [*launcher, __file__, str(tmp_path), str(tiny_model), str(reviews)],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stderr
+    said = in_two_processes(__file__, tmp_path, tiny_model, reviews)
     for name in SHARED:
         one = train_shared(tmp_path / "one", name, 16).model.state_dict()
-        two = load_file(tmp_path / name / "model.safetensors")
-        assert difference(one, two) < 1e-6, name
+        assert difference(one, weights(tmp_path / name)) < 1e-6, name
     one, two = distil_shared(tmp_path / "one", 16), torch.load(tmp_path / "distilled.pt")
     assert difference(one.model.state_dict(), two["model"]) < 1e-6
     assert difference(one.projections.state_dict(), two["projections"]) < 1e-6
@@ -593,7 +562,7 @@ def test_two_processes_end_with_the_weights_of_one(tiny_model, reviews, tmp_path
     (shown,) = tmp_path.glob("shown-by-*.json")
     assert shown.name == "shown-by-0.json"
     assert json.loads(shown.read_text()) == json.loads((tmp_path / "adapter" / "metrics.json").read_text())
-    assert done.stdout.count("beside full fine-tuning") == 1
+    assert said.count("beside full fine-tuning") == 1
 
 
 if __name__ == "__main__":
@@ -605,6 +574,6 @@ if __name__ == "__main__":
     if finished.is_world_process_zero():
         parts = {"model": finished.model.state_dict(), "projections": finished.projections.state_dict()}
         torch.save(parts, f"{sys.argv[1]}/distilled.pt")
-    compactbert.finetune(sys.argv[2], sys.argv[3], f"{sys.argv[1]}/task", **SETTINGS | {"epochs": 1})
+    compactbert.finetune(sys.argv[2], sys.argv[3], f"{sys.argv[1]}/task", **FINETUNING | {"epochs": 1})
     own = f"--output {sys.argv[1]}/adapter --json {sys.argv[1]}/shown-by-{os.environ['RANK']}.json"
     app(f"adapt --model {sys.argv[2]} --task {sys.argv[3]} --max-steps 2 {own}".split())

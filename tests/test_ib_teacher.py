@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from families import build, inputs_for
+from families import assert_same, build, inputs_for, snapshot
 
 from compactbert.training import make_ib_bert
 
@@ -9,9 +9,9 @@ from compactbert.training import make_ib_bert
 WIDTH, MAP = 32, 48
 
 
-def make_source(family="smbert-uniform", name="ForPreTraining", **fields):
+def make_source(**fields):
     """A BERT whose last LayerNorm has a feature without weight; the weights of all are random, around 1."""
-    model = build(family, name, **{"num_attention_heads": 4, "attention_head_size": None} | fields)
+    model = build("smbert-uniform", "ForPreTraining", **fields)
     model.set_attn_implementation("eager")
     norms = [module for module in model.modules() if type(module).__name__.endswith("LayerNorm")]
     with torch.no_grad():
@@ -30,7 +30,7 @@ def look(model, inputs):
 @pytest.mark.parametrize("map_size", [WIDTH, MAP, 4 * WIDTH])
 def test_the_teacher_computes_what_the_model_does(map_size):
     source = make_source()
-    before = {name: tensor.clone() for name, tensor in source.state_dict().items()}
+    before = snapshot(source)
     made = make_ib_bert(source, map_size, embedding_size=WIDTH)
     made.set_attn_implementation("eager")
     inputs = inputs_for(source)
@@ -43,7 +43,7 @@ def test_the_teacher_computes_what_the_model_does(map_size):
         assert not state[kept][:, WIDTH:].any()
     for maps, expected in zip(our_attentions, their_attentions, strict=True):
         torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-3)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in source.state_dict().items())
+    assert_same(before, source.state_dict())
     assert made.config.model_type == "ib_bert"
     assert not made.training
     assert make_ib_bert(source.train(), map_size, WIDTH).training
@@ -119,16 +119,16 @@ def test_heads_may_have_any_size():
 
 
 @pytest.mark.parametrize(
-    ("source", "arguments", "message"),
+    ("family", "arguments", "message"),
     [
-        (build("mobilebert_md-uniform"), (MAP, 20), "Expected a BERT in the form of SmBERT, got 'mobilebert_md'"),
-        (build("smbert-uneven"), (MAP, 20), r"Expected layers of one size .*, got \[\(3, 8, 10\)"),
-        (build("smbert-uniform"), (24, 20), "got 20, 32 and 24: a state must fit"),
-        (build("smbert-uniform"), (MAP, 33), "got 33, 32 and 48"),
-        (build("smbert-uniform"), (MAP, 0), "got 0, 32 and 48"),
-        (build("smbert-uniform"), (MAP, 20, torch.ones(59)), "`token_counts` must have 60 numbers, got 59"),
+        ("mobilebert_md-uniform", (MAP, 20), "Expected a BERT in the form of SmBERT, got 'mobilebert_md'"),
+        ("smbert-uneven", (MAP, 20), r"Expected layers of one size .*, got \[\(3, 8, 10\)"),
+        ("smbert-uniform", (24, 20), "got 20, 32 and 24: a state must fit"),
+        ("smbert-uniform", (MAP, 33), "got 33, 32 and 48"),
+        ("smbert-uniform", (MAP, 0), "got 0, 32 and 48"),
+        ("smbert-uniform", (MAP, 20, torch.ones(59)), "`token_counts` must have 60 numbers, got 59"),
     ],
 )
-def test_models_that_cannot_become_a_teacher_are_refused(source, arguments, message):
+def test_models_that_cannot_become_a_teacher_are_refused(family, arguments, message):
     with pytest.raises(ValueError, match=message):
-        make_ib_bert(source, *arguments)
+        make_ib_bert(build(family), *arguments)

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from families import build, inputs_for
-from safetensors.torch import load_file
+from families import assert_same, build, changed, inputs_for, snapshot
+from runs import TRAINER, weights
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -133,17 +133,8 @@ def whole(place):
 
 
 def make_trainer(folder, model, rows=(), **settings):
-    defaults = {
-        "output_dir": str(folder),
-        "max_steps": 3,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-2,
-        "save_strategy": "no",
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-    }
+    defaults = TRAINER | {"output_dir": str(folder), "max_steps": 3, "learning_rate": 1e-2}
+    defaults |= {"per_device_train_batch_size": 4}
     return PretrainingTrainer(model, PretrainingConfig(**defaults | settings), train_dataset=list(rows))
 
 
@@ -156,16 +147,6 @@ def masked_batch(model):
 
 def rows_of(batch):
     return [{name: tensor[i] for name, tensor in batch.items()} for i in range(len(batch["labels"]))]
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def assert_same(one, other):
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert torch.equal(tensor, other[name]), name
 
 
 # The trainer
@@ -191,9 +172,9 @@ def test_scores_at_masked_positions_alone_give_the_models_own_loss(family, head,
 @pytest.mark.parametrize("family", LANGUAGE_FAMILIES)
 def test_the_head_alone_can_be_trained(family, tmp_path):
     model = build(family, "ForPreTraining")
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = snapshot(model)
     make_trainer(tmp_path, model, rows_of(masked_batch(model)), trained="head", weight_decay=0.1).train()
-    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    moved = changed(before, model.state_dict())
     prefix = f"{model.base_model_prefix}."
     assert not {name for name in moved if name.startswith(prefix) and ".pooler." not in name}
     assert "cls.predictions.decoder.weight" not in moved
@@ -203,12 +184,11 @@ def test_the_head_alone_can_be_trained(family, tmp_path):
 
 def test_all_is_trained_otherwise(tmp_path):
     model = build("mobilebert_md-stages", "ForPreTraining")
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = snapshot(model)
     trainer = make_trainer(tmp_path, model, rows_of(masked_batch(model)), logging_steps=1)
     trainer.train()
-    still = {name for name, tensor in model.state_dict().items() if torch.equal(tensor, before[name])}
     # Keys' biases change no attention.
-    assert {name for name in still if "key.bias" not in name} == set()
+    assert all("key.bias" in name for name in set(before) - changed(before, model.state_dict()))
     for entry in trainer.state.log_history[:3]:
         assert entry["mlm_loss"] + entry["nsp_loss"] == pytest.approx(entry["loss"], rel=1e-5)
 
@@ -289,10 +269,9 @@ def test_pretraining_from_an_architecture_and_of_the_head_of_a_model(place, tmp_
     assert report["tokens_per_step"] == 16 * 32
     pretrain(tmp_path / "new", place.corpus, tmp_path / "head", trained="head", **RUN)
     before, after = weights(tmp_path / "new"), weights(tmp_path / "head")
-    encoder = [name for name in before if ".embeddings." in name or ".encoder." in name]
-    assert encoder
-    assert all(torch.equal(before[name], after[name]) for name in encoder)
-    assert not torch.equal(before["cls.predictions.bias"], after["cls.predictions.bias"])
+    moved = changed(before, after)
+    assert "cls.predictions.bias" in moved
+    assert not [name for name in moved if ".embeddings." in name or ".encoder." in name]
 
 
 def test_the_report_is_of_the_saved_weights_and_without_held_out_text_of_the_training_text(place, tmp_path):
@@ -338,6 +317,9 @@ def test_an_interrupted_pretraining_continues_to_the_same_weights(place, tmp_pat
 
 
 def test_a_run_that_was_killed_after_its_last_step_ends_with_the_same_report(place, teacher, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
     arguments = (place.student, teacher.folder, place.corpus)
     settings = RUN | {"transfer_steps": 12}
     whole = transfer_knowledge(*arguments, tmp_path / "whole", **settings)
@@ -352,10 +334,6 @@ def test_a_run_that_was_killed_after_its_last_step_ends_with_the_same_report(pla
     assert cut == whole
 
 
-def interrupt(*_):
-    raise KeyboardInterrupt
-
-
 def test_the_student_of_a_transfer_is_complete(whole):
     report, folder = whole.report, whole.folder
     assert report == json.loads((folder / "metrics.json").read_text())
@@ -365,18 +343,20 @@ def test_the_student_of_a_transfer_is_complete(whole):
     assert report["settings"]["processes"] == 1
     names = {path.name for path in folder.iterdir()}
     assert {"README.md", "metrics.json", "transfer.png", "config.json", "model.safetensors"} <= names
+    # Its code goes with it.
+    assert {"configuration_mobilebert_md.py", "modeling_mobilebert_md.py"} <= names
     assert (folder / "transfer.png").read_bytes().startswith(b"\x89PNG")
     siblings = {path.name for path in folder.parent.iterdir() if path.name.startswith("whole")}
     assert siblings == {"whole", "whole-corpus", "whole-teacher"}
 
 
-def test_the_student_loads_anywhere(whole, place):
-    model = AutoModelForMaskedLM.from_pretrained(whole.folder, trust_remote_code=True)
+def test_the_student_fills_masks(whole, place):
+    model = AutoModelForMaskedLM.from_pretrained(whole.folder)
     tokenizer = AutoTokenizer.from_pretrained(whole.folder)
     assert type(model).__name__ == "MobileBertMdForMaskedLM"
     assert model.config.vocab_size == len(place.tokenizer)
     ids = tokenizer("The old cat [MASK] in the house .", return_tensors="pt")
-    assert ids["input_ids"][0, 0] == tokenizer.cls_token_id or tokenizer.mask_token_id in ids["input_ids"]
+    assert tokenizer.mask_token_id in ids["input_ids"]
     with torch.no_grad():
         assert torch.isfinite(model(**ids).logits).all()
 
@@ -392,12 +372,11 @@ def test_the_card_names_what_was_measured_and_no_place(whole, place):
     compile(card.split("```python")[1].split("```")[0], "card", "exec")
 
 
-def test_the_teachers_predictions_are_the_start(whole):
-    # A student that has the teacher's embeddings beats one that has not, long before anything is learned.
-    teacher = weights(whole.folder.with_name("whole-teacher"))
-    student = weights(whole.folder)
+def test_a_student_starts_from_the_teachers_embeddings(whole):
+    teacher, student = (weights(whole.folder.with_name(name)) for name in ("whole-teacher", "whole"))
     name = "mobilebert.embeddings.word_embeddings.weight"
-    assert (student[name] - teacher[name]).abs().max() < 0.1
+    # Four steps of distillation move them by no more than the learning rate each.
+    assert 0 < (student[name] - teacher[name]).abs().max() < 0.015 < teacher[name].std()
 
 
 def test_a_killed_job_continues_where_it_was(place, whole, tmp_path):
@@ -607,8 +586,8 @@ def run(*arguments):
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({}, ["--recipe", "nothing"], "nothing"),
-        ({}, ["--text", "/nowhere.txt"], "no file"),
+        ({}, ["--recipe", "nothing"], "There is no recipe or file 'nothing'"),
+        ({}, ["--text", "/nowhere.txt"], "'/nowhere.txt' names no file"),
         ({}, ["--max-steps", "0"], "`max_steps` must be at least 1, got 0"),
         ({}, ["--teacher", "TEXT_FOLDER"], "Unrecognized model"),
         ({"transfer": TRANSFER | {"strategy": "gradual"}}, [], "`strategy` must be one of"),
@@ -633,7 +612,7 @@ def test_bad_input_ends_with_code_2_and_a_line_before_anything_is_trained(place,
     assert {path.name for path in tmp_path.iterdir()} <= {"recipe.yaml", "texts", ".out-corpus.lock"}
 
 
-def test_a_loss_that_is_not_finite_ends_with_code_2_and_keeps_the_checkpoints(place, teacher, tmp_path):
+def test_a_loss_that_is_not_finite_ends_with_code_2_and_keeps_the_work_folder(place, teacher, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     transfer = TRANSFER | {"learning_rate": 1e25, "warmup": 0, "transfer_steps": 10}
     recipe.write_text(json.dumps(place.recipe | {"transfer": transfer}))

@@ -3,6 +3,8 @@ import json
 import os
 import pickle
 import re
+import shutil
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -12,13 +14,7 @@ import pytest
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import (
-    BertTokenizer,
-    PreTrainedTokenizerFast,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from compactbert.data import Corpus, PretrainingCollator, build_corpus
 from compactbert.data.pretraining import MAX_LINE, split_sentences
@@ -59,7 +55,7 @@ def plain(sample) -> dict:
 
 
 def samples_of(dataset) -> list[dict]:
-    return [plain(dataset[i]) for i in range(len(dataset))]
+    return [plain(sample) for sample in dataset]
 
 
 def segments(sample, tokenizer) -> list[str]:
@@ -141,10 +137,6 @@ def test_full_sequences_run_on_over_documents(packed, minilm_tokenizer):
     assert not any("[SEP] [SEP]" in minilm_tokenizer.decode(sample["input_ids"]) for sample in samples)
 
 
-def pairwise(items):
-    return zip(items, items[1:], strict=False)
-
-
 @pytest.mark.parametrize("next_sentence", [True, False])
 def test_small_files_hold_the_same_samples(tmp_path, corpus, packed, minilm_tokenizer, next_sentence):
     shards = build(tmp_path / "corpus", minilm_tokenizer, shard_tokens=101, next_sentence=next_sentence)
@@ -200,19 +192,17 @@ def test_workers_that_stay_see_the_epoch(corpus, minilm_tokenizer):
 
 
 def test_held_out_documents_are_fixed_and_never_trained_on(tmp_path, corpus, minilm_tokenizer):
-    def held_out_pages(corpus):
-        return [
-            {page for sample in samples_of(split) for page in pages(" ".join(segments(sample, minilm_tokenizer)))}
-            for split in (corpus.train, corpus.held_out)
-        ]
+    def pages_of(split):
+        return {page for sample in samples_of(split) for page in pages(" ".join(segments(sample, minilm_tokenizer)))}
 
-    train, held_out = held_out_pages(corpus)
+    train, held_out = pages_of(corpus.train), pages_of(corpus.held_out)
     assert not train & held_out
     assert train | held_out == set(range(40))
     more = [{"text": document(i)} for i in range(-1, -30, -1)]
     other = build(tmp_path / "other", minilm_tokenizer, more + ROWS[::-1] + ROWS, seed=1)
-    assert held_out_pages(other)[1] >= held_out
-    assert not held_out_pages(other)[1] & train
+    also_held_out = pages_of(other.held_out)
+    assert also_held_out >= held_out
+    assert not also_held_out & train
     assert build(tmp_path / "all", minilm_tokenizer, held_out=0).held_out is None
 
 
@@ -361,7 +351,7 @@ def test_a_half_character_is_no_obstacle(tmp_path, minilm_tokenizer):
     [
         ("x.txt", b"", "'.*x.txt' is empty"),
         ("x.txt", b" \n\n \n", "is empty"),
-        ("x.txt.gz", gzip.compress(b"", mtime=0), "is empty"),
+        ("x.txt.gz", gzip.compress(b""), "is empty"),
         ("x.txt", b"text\n\n\x89PNG\r\n\x1a\n\0\0\0", "not UTF-8 .*0x89 in line 3"),
         ("x.txt", "text".encode("utf-16"), "line 1 has a zero byte"),
         ("x.txt", b"text\n\n\0text", "line 3 has a zero byte"),
@@ -369,7 +359,7 @@ def test_a_half_character_is_no_obstacle(tmp_path, minilm_tokenizer):
         ("x.txt.gz", b"not gzip", "not a complete gzip file"),
         (
             "x.txt.gz",
-            gzip.compress(Random(0).randbytes(9999).hex().encode(), mtime=0)[:-2000],
+            gzip.compress(Random(0).randbytes(9999).hex().encode())[:-2000],
             "not a complete gzip file",
         ),
         ("x.csv", b"text\nx", "of another kind"),
@@ -378,21 +368,19 @@ def test_a_half_character_is_no_obstacle(tmp_path, minilm_tokenizer):
         ("x.jsonl", b'{"text": 5}', "Row 0 of .* must be a"),
         ("x.jsonl", b'{"text": ""}', "no row with text"),
         ("x.parquet", b"PAR1 not", "cannot be used"),
-        ("y/", None, "names no file"),
-        ("y*", None, "names no file"),
+        ("folder", None, "names no file"),
+        ("*.csv", None, "names no file"),
     ],
     # Names that are the same in every worker: a file's bytes are not (gzip writes the time).
     ids=lambda value: f"{len(value)} bytes" if isinstance(value, bytes) else None,
 )
 def test_bad_files(tmp_path, minilm_tokenizer, name, content, message):
     good = write(tmp_path / "good.txt", [row["text"] for row in ROWS])
-    if content is None:
-        (tmp_path / "y").mkdir()
-    else:
+    (tmp_path / "folder").mkdir()
+    if content is not None:
         (tmp_path / name).write_bytes(content)
-    source = tmp_path / name if name != "y*" else tmp_path / "z*"
     with pytest.raises(ValueError, match=message):
-        build(tmp_path / "corpus", minilm_tokenizer, [good, source])
+        build(tmp_path / "corpus", minilm_tokenizer, [good, tmp_path / name])
     assert not (tmp_path / "corpus").exists()
     assert not (tmp_path / "corpus.new").exists()
 
@@ -488,9 +476,9 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, corpus, minilm_tokenizer)
 
 
 @pytest.mark.parametrize("name", ["tokens-00000", "word_starts-00000", "sentences", "documents", "samples"])
-def test_damaged_files_are_named(tmp_path, minilm_tokenizer, name):
+def test_damaged_files_are_named(tmp_path, corpus, name):
     folder = tmp_path / "corpus"
-    build(folder, minilm_tokenizer)
+    shutil.copytree(corpus.folder, folder)
     path = folder / "train" / f"{name}.npy"
     whole = path.read_bytes()
     np.save(path, np.load(path)[:-1])
@@ -512,7 +500,8 @@ def test_damaged_files_are_named(tmp_path, minilm_tokenizer, name):
     ("line", "sentences"),
     [
         ("It ends. Another one? Yes!", ["It ends.", "Another one?", "Yes!"]),
-        ("Mr. J. R. Smith met Dr. No in the U.S. Army vs. Navy game.", None),
+        ("Mr. J. R. Smith met Dr. No in the U.S.", ["Mr. J. R. Smith met Dr. No in the U.S."]),
+        ("The U.S. Army vs. Navy game.", ["The U.S. Army vs. Navy game."]),
         ("It cost 3.5 million, e.g. for paint. 12 came.", ["It cost 3.5 million, e.g. for paint.", "12 came."]),
         ('"Stop." "Why?" he said. (So it was.) Then...', ['"Stop."', '"Why?" he said.', "(So it was.)", "Then..."]),
         ("Él vino. Ésa fue.", ["Él vino.", "Ésa fue."]),
@@ -524,58 +513,7 @@ def test_damaged_files_are_named(tmp_path, minilm_tokenizer, name):
     ],
 )
 def test_sentences(line, sentences):
-    assert split_sentences(line) == (sentences or ([line] if line else []))
-
-
-class Record(PretrainingCollator):
-    batches: list
-
-    def __call__(self, samples):
-        batch = super().__call__(samples)
-        self.batches.append({name: values.tolist() for name, values in batch.items()})
-        batch.pop("sample_id")
-        return batch
-
-
-class Constant(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.loss = torch.nn.Parameter(torch.zeros(()))
-
-    def forward(self, **batch):
-        return {"loss": 1 * self.loss}
-
-
-class SetEpoch(TrainerCallback):
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.dataset.set_epoch(int(state.epoch))
-
-
-def test_a_trainer_that_continues_sees_the_samples_that_were_left(tmp_path, corpus, minilm_tokenizer):
-    def train(resume=None):
-        arguments = TrainingArguments(
-            str(tmp_path / "run"),
-            per_device_train_batch_size=32,
-            num_train_epochs=2,
-            save_steps=steps + 2,
-            remove_unused_columns=False,
-            use_cpu=True,
-            disable_tqdm=True,
-        )
-        collator = Record(minilm_tokenizer)
-        collator.batches = []
-        dataset = Corpus.open(corpus.folder).train
-        trainer = Trainer(Constant(), arguments, collator, dataset, callbacks=[SetEpoch(dataset)])
-        trainer.train(resume_from_checkpoint=resume)
-        return collator.batches
-
-    steps = -(-len(corpus.train) // 32)
-    whole = train()
-    assert len(whole) == 2 * steps > steps + 4
-    assert train(str(tmp_path / "run" / f"checkpoint-{steps + 2}")) == whole[steps + 2 :]
+    assert split_sentences(line) == sentences
 
 
 @needs_data

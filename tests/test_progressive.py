@@ -1,7 +1,6 @@
 import json
 import math
 import os
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import PartialState
-from families import build, inputs_for, snapshot
+from families import assert_same, build, changed, inputs_for, snapshot
+from runs import TRAINER, in_two_processes
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
@@ -90,18 +90,8 @@ class Epochs(torch.utils.data.Dataset):
 
 
 def config(folder, **settings):
-    defaults = {
-        "output_dir": str(folder),
-        "max_steps": 14,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-3,
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-    }
+    defaults = TRAINER | {"output_dir": str(folder), "max_steps": 14, "learning_rate": 1e-3}
+    defaults |= {"per_device_train_batch_size": 4, "logging_steps": 1}
     if settings.get("strategy") != "auxiliary":
         defaults["transfer_steps"] = 9
     return ProgressiveTransferConfig(**defaults | settings)
@@ -115,10 +105,6 @@ def make_trainer(folder, student=None, teacher=None, callbacks=None, rows=None, 
         train_dataset=Epochs(rows or make_rows()),
         callbacks=callbacks,
     )
-
-
-def changed(before, model):
-    return {name for name, tensor in model.state_dict().items() if not torch.equal(before[name], tensor)}
 
 
 def attention_dropout(model):
@@ -230,14 +216,9 @@ def released_rate(step, layer, length):
     return 3 * min(0.9 + 0.1 * math.sqrt(1 - passed / length), 10 * passed / length) * gate
 
 
-@pytest.mark.parametrize("layer", [0, 11, 23])
-def test_the_gates_are_the_released_ones_at_every_step(layer):
-    for step in range(240_000):
-        assert abs(gated_learning_rate(step, layer, 10_000) - released_rate(step, layer, 10_000)) < 1e-12, step
-
-
-def test_the_gates_of_every_layer_are_the_released_ones_around_the_stages():
-    steps = [start + i for start in range(0, 240_000, 10_000) for i in (0, 1, 2, 500, 999, 1000, 1001, 9998, 9999)]
+def test_the_gates_are_the_released_ones():
+    places = (0, 1, 2, 500, 999, 1000, 1001, 5000, 9998, 9999)
+    steps = [start + place for start in range(0, 240_000, 10_000) for place in places]
     for layer in range(24):
         for step in steps:
             assert abs(gated_learning_rate(step, layer, 10_000) - released_rate(step, layer, 10_000)) < 1e-12
@@ -302,7 +283,7 @@ def test_a_stage_moves_its_own_layers_alone(tmp_path, earlier, copied):
         # A probability that dropout makes zero is as far from the teacher's as can be.
         assert attention_dropout(student) == {0.0 if step < 9 else 0.1}
         if before:
-            moved[step - 1] = {name for name in now if not torch.equal(now[name], before[name])}
+            moved[step - 1] = changed(before, now)
         before = now
 
     settings = {"earlier_layers_rate": earlier, "copy_from_teacher": copied, "weight_decay": 0.1}
@@ -351,7 +332,7 @@ def test_the_teacher_is_never_changed_or_saved(tmp_path):
     before = snapshot(teacher)
     trainer = make_trainer(tmp_path, teacher=teacher, save_strategy="steps", save_steps=14)
     trainer.train()
-    assert not changed(before, teacher)
+    assert_same(before, teacher.state_dict())
     assert not teacher.training
     sizes = sum(file.stat().st_size for file in (tmp_path / "checkpoint-14").glob("*.safetensors"))
     assert sizes < 1.1 * sum(4 * parameter.numel() for parameter in trainer.student.parameters()) + 20_000
@@ -489,9 +470,15 @@ def test_an_interrupted_step_leaves_the_model_whole(tmp_path):
     student = make_student()
     trainer = make_trainer(tmp_path, student)
     heads = student.cls
-    with torch.no_grad():
-        student.mobilebert.embeddings.word_embeddings.weight.fill_(math.nan)
-    with pytest.raises(FloatingPointError):
+
+    def interrupt(*_):
+        # In a stage the model is less than it is.
+        assert len(student.base_model.encoder.layer) == 1
+        assert student.cls is not heads
+        raise KeyboardInterrupt
+
+    student.base_model.encoder.layer[0].register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
         trainer.train()
     assert student.cls is heads
     assert len(student.base_model.encoder.layer) == LAYERS
@@ -589,7 +576,7 @@ def test_a_run_continues_within_any_stage_to_the_same_weights(tmp_path):
         other = make_trainer(tmp_path / "other", make_student(**dropout), **settings | {"save_strategy": "no"})
         other.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
         assert other.state.global_step == 14
-        assert not changed(whole.student.state_dict(), other.student), step
+        assert_same(whole.student.state_dict(), other.student.state_dict())
         assert [entry["loss"] for entry in logs_of(other)] == [entry["loss"] for entry in logs_of(whole)]
         assert [entry["stage"] for entry in logs_of(other)] == [1] * 3 + [2] * 3 + [3] * 3 + [4] * 5
 
@@ -631,7 +618,7 @@ def test_evaluating_changes_neither_the_run_nor_its_log(tmp_path):
         trainer.train()
         runs.append((snapshot(trainer.student), [entry["mlm_loss"] for entry in logs_of(trainer)[9:]]))
     assert runs[0][1] == runs[1][1]
-    assert all(torch.equal(runs[0][0][name], runs[1][0][name]) for name in runs[0][0])
+    assert_same(runs[0][0], runs[1][0])
     assert any("eval_loss" in entry for entry in trainer.state.log_history)
 
 
@@ -645,7 +632,7 @@ def test_lamb_trains_and_continues(tmp_path):
     assert sum(losses[3:6]) < sum(losses[:3])
     other = make_trainer(tmp_path, **settings)
     other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-13"))
-    assert not changed(trainer.student.state_dict(), other.student)
+    assert_same(trainer.student.state_dict(), other.student.state_dict())
 
 
 def test_lamb_without_its_library_names_the_extra(tmp_path, monkeypatch):
@@ -685,11 +672,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path, minilm_tokenizer):
         strategy: {"strategy": strategy, "per_device_train_batch_size": 2, "adam_epsilon": 1e-3}
         for strategy in STRATEGIES
     }
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    command = [*launcher, __file__, str(tmp_path), json.dumps(settings)]
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    in_two_processes(__file__, tmp_path, json.dumps(settings))
     for strategy, own in settings.items():
         trainer = make_trainer(tmp_path / "one", **own | {"per_device_train_batch_size": 4})
         trainer.train()

@@ -1,16 +1,11 @@
 import copy
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
-from types import SimpleNamespace
 
 import pytest
 import torch
-from families import StopAt, assert_same, build, inputs_for, snapshot
-from safetensors.torch import load_file
+from families import assert_same, build, changed, inputs_for, snapshot
+from runs import TRAINER, StopAt, kill_when, weights
 from transformers import Trainer, TrainingArguments
 
 import compactbert
@@ -45,19 +40,8 @@ def make_rows(model):
 
 
 def arguments(folder, **settings):
-    defaults = {
-        "output_dir": str(folder / "run"),
-        "max_steps": 6,
-        "per_device_train_batch_size": 4,
-        "per_device_eval_batch_size": ROWS,
-        "learning_rate": 1e-3,
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-    }
+    defaults = TRAINER | {"output_dir": str(folder / "run"), "max_steps": 6, "learning_rate": 1e-3}
+    defaults |= {"per_device_train_batch_size": 4, "per_device_eval_batch_size": ROWS, "logging_strategy": "no"}
     return defaults | settings
 
 
@@ -152,8 +136,7 @@ def test_only_the_successors_layers_change(family, tmp_path):
     trainer.train()
     assert_same(before, predecessor.state_dict())
     assert all(parameter.grad is None for parameter in predecessor.parameters())
-    changed = {name for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, start[name])}
-    assert changed == {name for name in start if ".encoder.layer." in name}
+    assert changed(start, trainer.model.state_dict()) == {name for name in start if ".encoder.layer." in name}
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -231,7 +214,7 @@ def test_the_checkpoint_holds_the_successor_alone(tmp_path):
     trainer = make_trainer(tmp_path, predecessor, 1, save_strategy="steps", save_steps=3)
     trainer.train()
     folder = tmp_path / "run" / "checkpoint-6"
-    assert load_file(folder / "model.safetensors").keys() == make_successor(predecessor, 1).state_dict().keys()
+    assert weights(folder).keys() == make_successor(predecessor, 1).state_dict().keys()
     loaded, info = type(predecessor).from_pretrained(folder, output_loading_info=True)
     assert not any(info.values())
     assert loaded.config.num_hidden_layers == 1
@@ -274,7 +257,7 @@ def test_gradient_checkpointing_changes_no_weight(tmp_path):
         ends.append(snapshot(trainer.model))
     for name, tensor in ends[0].items():
         torch.testing.assert_close(tensor, ends[1][name], rtol=1e-6, atol=1e-6, msg=name)
-    assert not torch.equal(start["bert.encoder.layer.0.output.dense.weight"], tensor)
+    assert changed(start, ends[0])
 
 
 def test_successors_can_have_successors(tmp_path):
@@ -336,51 +319,29 @@ def test_settings_that_cannot_work_are_refused(layers, settings, message, tmp_pa
 # The stage
 
 
-SETTINGS = {"epochs": 3, "learning_rate": 3e-3, "batch_size": 16, "max_length": 16, "replacing_rate_coefficient": 0.05}
+SETTINGS = {"epochs": 3, "learning_rate": 3e-3, "batch_size": 32, "max_length": 16, "replacing_rate_coefficient": 0.05}
 
 
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory, tiny_model):
-    """A task and a predecessor of three layers that has learnt it."""
-    folder = tmp_path_factory.mktemp("stage")
-    rows = [f"film {i % 7} is {'good' if i % 2 else 'bad'},{'pos' if i % 2 else 'neg'}" for i in range(100)]
-    (folder / "reviews.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
-    task = str(folder / "reviews.csv")
-    settings = {"epochs": 8, "learning_rate": 3e-3, "batch_size": 16, "max_length": 16}
-    report = compactbert.finetune(tiny_model, task, folder / "predecessor", **settings)
-    assert report["metrics"]["accuracy"] == 1.0
-    return SimpleNamespace(task=task, predecessor=folder / "predecessor")
-
-
-def test_a_killed_run_continues_to_the_same_weights(stage, tmp_path):
-    report = theseus(stage.predecessor, stage.task, tmp_path / "whole", layers=1, **SETTINGS)
-    assert report == json.loads((tmp_path / "whole" / "metrics.json").read_text())
+def test_a_killed_run_continues_to_the_same_weights(finetuned, shared_reviews, tmp_path):
+    places = [str(finetuned), str(shared_reviews)]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    report = theseus(*places, whole, layers=1, **SETTINGS)
+    assert report == json.loads((whole / "metrics.json").read_text())
     assert report["metrics"]["accuracy"] == 1.0
     assert {"layers": 1, "replacing_rate": 0.3, "epochs": 3}.items() <= report["settings"].items()
     assert report["steps"] == 18
-    assert not (tmp_path / "whole.partial").exists()
-    names = {path.name for path in (tmp_path / "whole").iterdir()}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "metrics.json"} <= names
-    assert json.loads((tmp_path / "whole" / "config.json").read_text())["num_hidden_layers"] == 1
-    rows = compactbert.predict(tmp_path / "whole", ["film 3 is good", "film 4 is bad"])
+    assert json.loads((whole / "config.json").read_text())["num_hidden_layers"] == 1
+    rows = compactbert.predict(whole, ["film is good", "story is bad"])
     assert [row["label"] for row in rows] == ["pos", "neg"]
 
-    places = [str(stage.predecessor), stage.task, str(tmp_path / "killed")]
-    code = f"from compactbert.training import theseus\ntheseus(*{places!r}, layers=1, **{SETTINGS!r})"
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "killed.partial").glob("checkpoint-*/trainer_state.json")):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "killed").exists()
-    theseus(*places, layers=1, **SETTINGS)
-    assert_same(*(load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")))
+    code = f"from compactbert.training import theseus\ntheseus(*{[*places, str(killed)]!r}, layers=1, **{SETTINGS!r})"
+    kill_when([sys.executable, "-c", code], tmp_path / "killed.partial", "checkpoint-*/trainer_state.json")
+    assert not killed.exists()
+    theseus(*places, killed, layers=1, **SETTINGS)
+    assert_same(weights(whole), weights(killed))
 
 
-def test_a_budget_squeezes_the_schedule(stage, tmp_path, monkeypatch):
+def test_a_budget_squeezes_the_schedule(finetuned, shared_reviews, tmp_path, monkeypatch):
     trainers = []
 
     class Recorder(TheseusTrainer):
@@ -389,14 +350,14 @@ def test_a_budget_squeezes_the_schedule(stage, tmp_path, monkeypatch):
             trainers.append(self)
 
     monkeypatch.setattr(sys.modules["compactbert.training.theseus"], "TheseusTrainer", Recorder)
-    theseus(stage.predecessor, stage.task, tmp_path / "out", layers=1, max_steps=3, **SETTINGS)
+    theseus(finetuned, str(shared_reviews), tmp_path / "out", layers=1, max_steps=3, **SETTINGS)
     # 18 steps at 0.05 a step become 3 of six times as much.
     assert trainers[0].replacing_rate(1) == pytest.approx(0.3 + 6 * 0.05)
 
 
-def test_a_predecessor_without_a_trained_head_is_refused(stage, tiny_model, tmp_path):
+def test_a_predecessor_without_a_trained_head_is_refused(tiny_model, shared_reviews, tmp_path):
     with pytest.raises(ValueError, match="has no trained weights for .*: fine-tune it on the task first"):
-        theseus(tiny_model, stage.task, tmp_path / "out", layers=1, **SETTINGS)
+        theseus(tiny_model, str(shared_reviews), tmp_path / "out", layers=1, **SETTINGS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -409,7 +370,7 @@ def test_a_predecessor_without_a_trained_head_is_refused(stage, tiny_model, tmp_
         ({"layers": 1, "replacing_rate": 2.0}, r"`replacing_rate` must lie in \[0, 1\]"),
     ],
 )
-def test_a_run_that_cannot_work_leaves_no_output(stage, tmp_path, settings, message):
+def test_a_run_that_cannot_work_leaves_no_output(finetuned, shared_reviews, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
-        theseus(stage.predecessor, stage.task, tmp_path / "out", **SETTINGS | settings)
+        theseus(finetuned, str(shared_reviews), tmp_path / "out", **SETTINGS | settings)
     assert list(tmp_path.iterdir()) == []

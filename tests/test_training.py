@@ -1,128 +1,89 @@
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
-from families import build
-from safetensors.torch import load_file
+from families import assert_same, build, changed
+from runs import FINETUNING, kill_when, stopped_at, weights
 from transformers import TrainingArguments
 
 import compactbert
 from compactbert.files import write_text
+from compactbert.resume import open_work_dir
 from compactbert.training.run import ResumableTrainer
 
 
-SETTINGS = {"epochs": 4, "learning_rate": 3e-3, "batch_size": 8, "max_length": 16}
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def assert_same_weights(one, other):
-    one, other = weights(one), weights(other)
-    assert one.keys() == other.keys()
-    for key in one:
-        assert torch.equal(one[key], other[key]), key
+ONE_EPOCH = FINETUNING | {"epochs": 1}
 
 
 @pytest.mark.parametrize("further", [{}, {"disable_tqdm": True}], ids=["bar", "no bar"])
 def test_standard_output_is_for_results(further, tiny_model, reviews, tmp_path, capsys):
-    settings = SETTINGS | {"training_arguments": further}
-    compactbert.finetune(tiny_model, str(reviews), tmp_path / "out", **settings)
+    compactbert.finetune(tiny_model, str(reviews), tmp_path / "out", training_arguments=further, **ONE_EPOCH)
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "'loss'" in printed.err
 
 
-def test_finetune_evaluate_and_predict(tiny_model, reviews, tmp_path):
-    output = tmp_path / "out"
-    report = compactbert.finetune(tiny_model, str(reviews), output, **SETTINGS)
+def test_a_finetuned_model_is_a_folder_that_can_be_evaluated_and_asked(finetuned, shared_reviews):
+    report = json.loads((finetuned / "metrics.json").read_text())
     assert report["metrics"]["accuracy"] == 1.0
     assert report["rows"] == {"train": 180, "held_out": 20}
-    assert report == json.loads((output / "metrics.json").read_text())
-    assert not (tmp_path / "out.partial").exists()
-    names = {path.name for path in output.iterdir()}
-    assert names == {
+    assert {path.name for path in finetuned.parent.iterdir()} == {finetuned.name}
+    assert {path.name for path in finetuned.iterdir()} == {
         "README.md",
         "config.json",
         "configuration_smbert.py",
-        "modeling_smbert.py",
+        "metrics.json",
         "model.safetensors",
-    } | {
+        "modeling_smbert.py",
         "tokenizer.json",
         "tokenizer_config.json",
-        "metrics.json",
     }
-    config = json.loads((output / "config.json").read_text())
+    config = json.loads((finetuned / "config.json").read_text())
     assert config["id2label"] == {"0": "neg", "1": "pos"}
     assert "use_cache" not in config
-
-    scores = compactbert.evaluate(output, task=str(reviews))
-    assert scores["metrics"] == report["metrics"]
-    rows = compactbert.predict(output, ["film is good", "ending is bad"])
+    assert compactbert.evaluate(finetuned, task=str(shared_reviews))["metrics"] == report["metrics"]
+    rows = compactbert.predict(finetuned, ["film is good", "ending is bad"])
     assert [row["label"] for row in rows] == ["pos", "neg"]
     assert all(0.5 < row["score"] <= 1 for row in rows)
 
 
-def test_training_changes_every_weight_and_not_the_source(tiny_model, reviews, tmp_path):
-    before = weights(tiny_model)
-    compactbert.finetune(tiny_model, str(reviews), tmp_path / "out", **SETTINGS)
-    assert all(torch.equal(before[key], value) for key, value in weights(tiny_model).items())
-    after = weights(tmp_path / "out")
-    unchanged = [key for key in before if torch.equal(before[key], after[f"bert.{key}"])]
+def test_all_weights_change_as_the_seed_says_and_the_source_stays(tiny_model, finetuned, reviews, tmp_path):
+    source = weights(tiny_model)
+    for name, seed in (("same", 42), ("other", 1)):
+        compactbert.finetune(tiny_model, str(reviews), tmp_path / name, seed=seed, **FINETUNING)
+    assert_same(source, weights(tiny_model))
+    same = weights(tmp_path / "same")
+    assert_same(same, weights(finetuned))
+    assert changed(same, weights(tmp_path / "other"))
     # Positions beyond the longest text and unused tokens share a table with those that change.
-    assert not unchanged
+    assert changed(source, {name: same[f"bert.{name}"] for name in source}) == set(source)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny_model, reviews, tmp_path):
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        compactbert.finetune(tiny_model, str(reviews), tmp_path / name, seed=seed, **SETTINGS)
-    assert_same_weights(tmp_path / "a", tmp_path / "b")
-    with pytest.raises(AssertionError):
-        assert_same_weights(tmp_path / "a", tmp_path / "c")
-
-
-def test_a_killed_run_continues_to_the_same_weights(tiny_model, reviews, tmp_path):
-    compactbert.finetune(tiny_model, str(reviews), tmp_path / "whole", **SETTINGS)
-    output = tmp_path / "killed"
-    code = (
-        "import compactbert, sys\n"
-        f"compactbert.finetune({str(tiny_model)!r}, {str(reviews)!r}, {str(output)!r}, **{SETTINGS!r})"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    partial = tmp_path / "killed.partial"
-    deadline = time.monotonic() + 120
-    while not list(partial.glob("checkpoint-*/trainer_state.json")):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert partial.is_dir()
+def test_a_killed_run_continues_to_the_same_weights(tiny_model, finetuned, reviews, tmp_path):
+    output, partial = tmp_path / "killed", tmp_path / "killed.partial"
+    arguments = [str(tiny_model), str(reviews), str(output)]
+    code = f"import compactbert\ncompactbert.finetune(*{arguments!r}, **{FINETUNING!r})"
+    kill_when([sys.executable, "-c", code], partial, "checkpoint-*/trainer_state.json")
     assert not output.exists()
     # What a kill in the middle of a checkpoint leaves behind.
     (partial / "checkpoint-9999").mkdir()
     (partial / "checkpoint-9999" / "model.safetensors").write_bytes(b"half")
-    compactbert.finetune(tiny_model, str(reviews), output, **SETTINGS)
+    compactbert.finetune(*arguments, **FINETUNING)
     assert not partial.exists()
-    assert_same_weights(tmp_path / "whole", output)
+    assert_same(weights(finetuned), weights(output))
 
 
 def test_a_run_killed_after_its_end_is_done(tiny_model, reviews, tmp_path):
-    output, settings = tmp_path / "out", SETTINGS | {"epochs": 1}
-    report = compactbert.finetune(tiny_model, str(reviews), output, **settings)
+    output = tmp_path / "out"
+    report = compactbert.finetune(tiny_model, str(reviews), output, **ONE_EPOCH)
     # What a kill leaves that came while the work folder was being removed.
     (tmp_path / "out.partial" / "checkpoint-1").mkdir(parents=True)
     with pytest.raises(ValueError, match="exists"):
-        compactbert.finetune(tiny_model, str(reviews), output, **settings | {"seed": 1})
-    assert compactbert.finetune(tiny_model, str(reviews), output, **settings) == report
+        compactbert.finetune(tiny_model, str(reviews), output, seed=1, **ONE_EPOCH)
+    assert compactbert.finetune(tiny_model, str(reviews), output, **ONE_EPOCH) == report
     assert not (tmp_path / "out.partial").exists()
 
 
@@ -153,8 +114,6 @@ def test_an_unfinished_run_with_other_settings_is_not_continued(tiny_model, revi
 
 
 def test_settings_compare_as_they_are_recorded(tmp_path):
-    from compactbert.resume import open_work_dir
-
     settings = {"text_columns": ("a", "b"), "seed": 1}
     open_work_dir(tmp_path / "out.partial", settings, unfinished=False)
     open_work_dir(tmp_path / "out.partial", settings, unfinished=True)
@@ -165,26 +124,33 @@ def test_settings_compare_as_they_are_recorded(tmp_path):
 def test_a_run_stopped_within_an_epoch_sees_the_rows_that_were_left(tiny_model, reviews, tmp_path, monkeypatch):
     # Three checkpoints an epoch, of which the last before the stop lies within the second epoch.
     monkeypatch.setattr("compactbert.training.run.MAX_STEPS_PER_CHECKPOINT", 8)
-    compactbert.finetune(tiny_model, str(reviews), tmp_path / "whole", **SETTINGS)
-
-    def stop(self, args, state, control, **kwargs):
-        if state.global_step == 35:
-            raise InterruptedError
-
-    with monkeypatch.context() as patch:
-        patch.setattr("compactbert.training.run.StepClock.on_step_end", stop)
-        with pytest.raises(InterruptedError):
-            compactbert.finetune(tiny_model, str(reviews), tmp_path / "stopped", **SETTINGS)
+    settings = FINETUNING | {"epochs": 2}
+    compactbert.finetune(tiny_model, str(reviews), tmp_path / "whole", **settings)
+    with stopped_at(35):
+        compactbert.finetune(tiny_model, str(reviews), tmp_path / "stopped", **settings)
     assert (tmp_path / "stopped.partial" / "checkpoint-32").is_dir()
-    compactbert.finetune(tiny_model, str(reviews), tmp_path / "stopped", **SETTINGS)
-    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
+    compactbert.finetune(tiny_model, str(reviews), tmp_path / "stopped", **settings)
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
 
 
 def test_budgets_shorten_a_run(tiny_model, reviews, tmp_path):
-    report = compactbert.finetune(tiny_model, str(reviews), tmp_path / "steps", max_steps=5, **SETTINGS)
+    report = compactbert.finetune(tiny_model, str(reviews), tmp_path / "steps", max_steps=5, **FINETUNING)
     assert report["steps"] == 5
-    report = compactbert.finetune(tiny_model, str(reviews), tmp_path / "minutes", max_minutes=0.001, **SETTINGS)
+    report = compactbert.finetune(tiny_model, str(reviews), tmp_path / "minutes", max_minutes=0.001, **FINETUNING)
     assert 1 <= report["steps"] < 92
+
+
+def test_a_budget_of_minutes_is_measured_once(tiny_model, reviews, tmp_path, monkeypatch):
+    measured = iter([3])
+    monkeypatch.setattr("compactbert.training.run._steps_within", lambda *_: next(measured))
+    monkeypatch.setattr("compactbert.training.run.MAX_STEPS_PER_CHECKPOINT", 1)
+    arguments = FINETUNING | {"max_minutes": 1.0}
+    with stopped_at(2):
+        compactbert.finetune(tiny_model, str(reviews), tmp_path / "out", **arguments)
+    assert compactbert.finetune(tiny_model, str(reviews), tmp_path / "out", **arguments)["steps"] == 3
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="`max_minutes` is for one process"):
+        compactbert.finetune(tiny_model, str(reviews), tmp_path / "other", **arguments)
 
 
 def test_several_gpus_without_a_launcher_do_not_share_a_step(tmp_path):
@@ -194,8 +160,8 @@ def test_several_gpus_without_a_launcher_do_not_share_a_step(tmp_path):
     assert (trainer.args.n_gpu, trainer.args.train_batch_size) == (1, 8)
 
 
-def test_early_stopping_stops_and_keeps_the_best(tiny_model, reviews, tmp_path):
-    settings = SETTINGS | {"epochs": 30}
+def test_early_stopping_waits_for_two_evaluations_after_the_best(tiny_model, reviews, tmp_path):
+    settings = FINETUNING | {"epochs": 30}
     report = compactbert.finetune(tiny_model, str(reviews), tmp_path / "out", early_stopping=2, **settings)
     steps_per_epoch = 23
     assert report["steps"] < 30 * steps_per_epoch
@@ -214,7 +180,7 @@ def test_other_problems(tiny_model, tmp_path, columns, metric):
     table = pd.DataFrame({"text": ["good film", "bad film"] * 50} | columns)
     for split in ("train", "test"):
         table.to_parquet(tmp_path / f"{split}.parquet")
-    report = compactbert.finetune(tiny_model, str(tmp_path), tmp_path / "out", **SETTINGS)
+    report = compactbert.finetune(tiny_model, str(tmp_path), tmp_path / "out", **FINETUNING)
     assert report["metrics"][metric] > 0.99
     assert compactbert.evaluate(tmp_path / "out", task=str(tmp_path))["metrics"] == pytest.approx(report["metrics"])
     good, bad = compactbert.predict(tmp_path / "out", ["good film", "bad film"])
@@ -231,7 +197,7 @@ def test_pairs_from_columns(tiny_model, tmp_path):
     rows = {"premise": ["x", "y"] * 50, "claim": ["good", "bad"] * 50, "gold": ["yes", "no"] * 50}
     pd.DataFrame(rows).to_csv(tmp_path / "pairs.csv", index=False)
     columns = {"text_columns": ["premise", "claim"], "label_column": "gold"}
-    report = compactbert.finetune(tiny_model, str(tmp_path / "pairs.csv"), tmp_path / "out", **columns, **SETTINGS)
+    report = compactbert.finetune(tiny_model, str(tmp_path / "pairs.csv"), tmp_path / "out", **columns, **FINETUNING)
     assert report["metrics"]["accuracy"] == 1.0
     rows = compactbert.predict(tmp_path / "out", [("x", "good"), ("y", "bad")])
     assert [(row["text"], row["text_pair"], row["label"]) for row in rows] == [("x", "good", "yes"), ("y", "bad", "no")]
@@ -268,9 +234,9 @@ def test_a_task_without_training_rows_is_refused(tiny_model, tmp_path):
         compactbert.finetune(tiny_model, str(tmp_path), tmp_path / "out")
 
 
-def test_bert_and_our_mobilebert_can_be_finetuned(reviews, tmp_path, minilm_tokenizer):
+def test_mobilebert_can_be_finetuned(reviews, tmp_path, minilm_tokenizer):
     model = build("mobilebert_md-stages", "ForMaskedLM", vocab_size=len(minilm_tokenizer))
     model.save_pretrained(tmp_path / "model")
     minilm_tokenizer.save_pretrained(tmp_path / "model")
-    report = compactbert.finetune(tmp_path / "model", str(reviews), tmp_path / "out", **SETTINGS)
+    report = compactbert.finetune(tmp_path / "model", str(reviews), tmp_path / "out", **FINETUNING)
     assert report["metrics"]["accuracy"] == 1.0
