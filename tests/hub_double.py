@@ -150,13 +150,6 @@ def create(call: Call) -> Any:
     return {"url": url, "name": repository.id, "id": repository.id}
 
 
-@route("PUT", REPOSITORY + "/settings")
-def settings(call: Call) -> Any:
-    repository = call.own_repository()
-    repository.private = call.json.get("visibility") == "private"
-    return {"private": repository.private}
-
-
 @route("GET", REPOSITORY + "/variables")
 @route("POST", REPOSITORY + "/variables")
 def variables(call: Call) -> Any:

@@ -79,12 +79,12 @@ def test_compress_shows_the_table_and_writes_json(tiny_model, reviews, tmp_path)
     [
         ("compress --model minilm --task docstrings --output OUT --recipe nothing", "no recipe or file 'nothing'"),
         ("compress --model minilm --task sst3 --output OUT", "Unknown task 'sst3'"),
-        ("finetune --model /nowhere --task docstrings --output OUT", "'/nowhere'"),
+        ("finetune --model /nowhere --task docstrings --output OUT", "/nowhere"),
         ("finetune --model minilm --task sst3 --output OUT", "Unknown task 'sst3'"),
         ("adapt --model minilm --task docstrings --output OUT --method lorra", "`method` must be one of"),
         ("adapt --model minilm --task docstrings --output OUT --option r", "`--option` must be key=value, got 'r'"),
-        ("evaluate --model /nowhere --task docstrings", "'/nowhere'"),
-        ("predict --model /nowhere /nowhere.txt", "'/nowhere.txt'"),
+        ("evaluate --model /nowhere --task docstrings", "/nowhere"),
+        ("predict --model /nowhere /nowhere.txt", "/nowhere"),
         ("zoo show nothing", "The zoo has no 'nothing'"),
     ],
 )

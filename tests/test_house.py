@@ -45,7 +45,8 @@ def imports_of(path: Path) -> list[tuple[int, str]]:
         if isinstance(node, ast.Import):
             found += [(0, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            found += [(node.level, name) for name in ([node.module] if node.module else [n.name for n in node.names])]
+            modules = [node.module] if node.module else [alias.name for alias in node.names]
+            found += [(node.level, module) for module in modules]
     return found
 
 

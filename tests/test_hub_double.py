@@ -92,8 +92,6 @@ def test_spaces_collections_and_who_may_what(hub):
     reader, nobody, wrong = HfApi(token="hf_reader"), HfApi(token=False), HfApi(token="hf_wrong")
     refused = [status(reader.create_repo, "reader/model"), status(nobody.model_info, "tester/secret")]
     refused += [status(wrong.whoami), status(nobody.create_repo, "tester/x"), status(api.list_models().__next__)]
-    api.update_repo_settings("tester/secret", private=False)
-    assert nobody.model_info("tester/secret").private is False
     print(json.dumps([{k: v.value for k, v in variables.items()}, again.slug == collection.slug, items, absent,
         elsewhere, refused]))
     """

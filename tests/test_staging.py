@@ -285,6 +285,15 @@ def test_an_adapter_names_a_base_that_others_can_reach(folders, staged_adapter, 
     assert compactbert.predict(folders / "adapter", ["film is good"])
 
 
+@pytest.mark.parametrize("method", ["adapter", "prefix"])
+def test_an_adapter_that_needs_the_package_says_so(method, folders, tmp_path):
+    # PEFT has no bottleneck adapters, and no prefixes for layers of different width.
+    compactbert.adapt(folders / "thin", str(folders / "reviews.csv"), tmp_path / "adapter", method=method, **TRAIN)
+    result = stage(tmp_path / "adapter", tmp_path / "out", "acme/adapter", base_model="acme/thin", **GIVEN)
+    assert result["difference"] <= 1e-5
+    assert "It needs `compactbert`; PEFT alone cannot load it." in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_an_adapter_may_have_other_labels_than_its_base(folders, minilm_tokenizer, tmp_path):
     sizes = {"vocab_size": len(minilm_tokenizer), "max_position_embeddings": 64, "num_labels": 3}
     build("smbert-uneven", "ForSequenceClassification", **sizes).save_pretrained(tmp_path / "three")

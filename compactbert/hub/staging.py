@@ -216,8 +216,10 @@ def _write_adapter(source: Path, target: Path, publication: Publication) -> floa
     pinned = {BASE: base, "revision": publication.base_revision}
     _edit_json(target / ADAPTER_CONFIG_NAME, pinned)
     if read.record.get("needs_package"):
+        # A prompt or prefix puts nothing into its base that could be taken out.
+        plain = base_of if adapted.active_peft_config.is_prompt_learning else adapted.unload()
         with torch.no_grad():
-            return _compare(here, type(adapted).from_pretrained(adapted.unload(), str(target)).eval()(ids)[0])
+            return _compare(here, type(adapted).from_pretrained(plain, str(target)).eval()(ids)[0])
     place = resolve_model("minilm" if read.record.get("base", {}).get("name") == "minilm" else named)
     there = _run_there(target, read.head, ids, str(place), str(base_of.config.num_labels))
     return _compare(here, there)
