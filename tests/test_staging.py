@@ -285,9 +285,9 @@ def test_an_adapter_names_a_base_that_others_can_reach(folders, staged_adapter, 
     assert compactbert.predict(folders / "adapter", ["film is good"])
 
 
-@pytest.mark.parametrize("method", ["prefix"])
+@pytest.mark.parametrize("method", ["adapter", "prefix"])
 def test_an_adapter_that_needs_the_package_says_so(method, folders, tmp_path):
-    # PEFT has no prefixes for layers of different width.
+    # PEFT has no bottleneck adapters, and no prefixes for layers of different width.
     compactbert.adapt(folders / "thin", str(folders / "reviews.csv"), tmp_path / "adapter", method=method, **TRAIN)
     result = stage(tmp_path / "adapter", tmp_path / "out", "acme/adapter", base_model="acme/thin", **GIVEN)
     assert result["difference"] <= 1e-5
