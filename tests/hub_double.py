@@ -150,13 +150,6 @@ def create(call: Call) -> Any:
     return {"url": url, "name": repository.id, "id": repository.id}
 
 
-@route("PUT", REPOSITORY + "/settings")
-def settings(call: Call) -> Any:
-    repository = call.own_repository()
-    repository.private = call.json.get("visibility") == "private"
-    return {"private": repository.private}
-
-
 @route("GET", REPOSITORY + "/variables")
 @route("POST", REPOSITORY + "/variables")
 def variables(call: Call) -> Any:
@@ -380,9 +373,9 @@ def metadata_of(card: str) -> dict[str, Any]:
 def part_of(content: bytes, call: Call, headers: dict[str, str]) -> Response:
     """The content, or the range of it that was asked for."""
     status, size = 200, len(content)
-    wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", call.request.headers.get("range", ""))
+    wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", call.request.headers.get("range", ""))
     if wanted:
-        first, last = int(wanted[1] or 0), int(wanted[2] or size - 1)
+        first, last = int(wanted[1]), int(wanted[2] or size - 1)
         content, status = content[first : last + 1], 206
         headers = headers | {"Content-Range": f"bytes {first}-{last}/{size}"}
     return Response(content, status, headers | {"Accept-Ranges": "bytes"}, media_type="application/octet-stream")

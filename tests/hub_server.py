@@ -10,16 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from compactbert.hub.clean_process import BLOCK_PACKAGES
 
-# Before the code: from here on our packages cannot be imported, as if they were not installed.
-STRANGER = """
-import sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("compactbert", "modeling_mobilebert_md", "modeling_smbert"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Blocked())
-"""
+
 TOKEN = "hf_tester"
 
 
@@ -41,13 +34,8 @@ class HubServer:
         """A command that talks to the double; variables that are empty are set so."""
         (self.homes / home).mkdir(exist_ok=True)
         arguments, environment = [str(part) for part in command], self.environment(home, **variables)
-        options: dict[str, Any] = {
-            "env": environment,
-            "stdin": subprocess.DEVNULL,
-            "capture_output": True,
-            "text": True,
-        }
-        process = subprocess.run(arguments, timeout=300, **options)
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 300}
+        process = subprocess.run(arguments, env=environment, **options)
         for token in filter(None, {TOKEN, environment["HF_TOKEN"]}):
             assert token not in process.stdout + process.stderr, "a token was printed"
         return process
@@ -65,7 +53,8 @@ class HubServer:
     def stranger(self, code: str, *arguments: str | Path, home: str, **variables: str) -> Any:
         """The same in a process that lacks our packages, and our token."""
         variables = {"HF_TOKEN": "", **variables}
-        return _last_line(self.run(sys.executable, "-P", "-c", STRANGER + code, *arguments, home=home, **variables))
+        code = BLOCK_PACKAGES + code
+        return _last_line(self.run(sys.executable, "-P", "-c", code, *arguments, home=home, **variables))
 
     def fail(self, *failures: dict[str, Any]) -> None:
         """Failures of the requests to come, see `hub_failures.py`; none to have no more of them."""
@@ -73,12 +62,12 @@ class HubServer:
         request = urllib.request.Request(f"{self.url}/_double/failures", body, method="POST")
         urllib.request.urlopen(request).close()
 
-    def commit_of_someone_else(self, repo_id: str, kind: str = "models") -> dict[str, Any]:
+    def commit_of_someone_else(self, repo_id: str) -> dict[str, Any]:
         """The `call` of a failure: a file is added by a commit that does not come from the client under test."""
         content = base64.b64encode(b"not by the client").decode()
         lines = [{"key": "header", "value": {"summary": "Someone else's"}}]
         lines.append({"key": "file", "value": {"path": "elsewhere.txt", "content": content, "encoding": "base64"}})
-        path, headers = f"/api/{kind}/{repo_id}/commit/main", {"authorization": f"Bearer {TOKEN}"}
+        path, headers = f"/api/models/{repo_id}/commit/main", {"authorization": f"Bearer {TOKEN}"}
         return {"method": "POST", "path": path, "headers": headers, "body": "\n".join(map(json.dumps, lines))}
 
     def failures_left(self) -> int:

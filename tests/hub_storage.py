@@ -87,15 +87,15 @@ def changed(files: Files, lines: list[dict[str, Any]], uploads: dict[str, bytes]
     """The files after a commit."""
     files = dict(files)
     for line in lines:
-        path = line["path"].rstrip("/")
+        path = line["path"]
         if line["key"] == "file":
             files[path] = File(base64.b64decode(line["content"]))
         elif line["key"] == "lfsFile":
             if line["oid"] not in uploads:
                 raise Refusal(400, f"{path} was never uploaded.")
             files[path] = File(uploads[line["oid"]], lfs=True)
-        elif line["key"] == "deletedFolder":
-            files = {other: file for other, file in files.items() if not other.startswith(f"{path}/")}
+        elif line["key"] != "deletedFile":
+            raise Refusal(501, f"The double does not know {line['key']!r} in a commit.")
         elif files.pop(path, None) is None:
             raise Refusal(404, "A file with this name doesn't exist", "EntryNotFound")
     return files

@@ -2,12 +2,13 @@
 
 import asyncio
 import importlib.util
+import os
 import shutil
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
+import pytest
 
 
 SPACES = Path(__file__).parent.parent / "spaces"
@@ -20,13 +21,19 @@ HAS_MCP = importlib.util.find_spec("mcp") is not None
 PATIENCE = 30_000
 
 
-def load_app(space):
-    """A Space's own program, under a name that no other Space has."""
+@contextmanager
+def loaded_app(space, folder):
+    """A Space's own program where no variable names models or data, under a name that no other Space has."""
     specification = importlib.util.spec_from_file_location(f"{space}_app", SPACES / space / "app.py")
     module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name == "MODEL_ID" or name.startswith("SCREENING_")]:
+            patch.delenv(name)
+        # Where Gradio puts what it serves.
+        patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        patch.setitem(sys.modules, specification.name, module)
+        specification.loader.exec_module(module)
+        yield module
 
 
 @contextmanager
@@ -55,14 +62,15 @@ def opened(browser, url):
     assert [address for address in requested if not address.startswith((url.rstrip("/"), "data:", "blob:"))] == []
 
 
-def check_space(space):
-    """The front matter and requirements are those of a Space."""
-    _, front, _ = (SPACES / space / "README.md").read_text().split("---\n", 2)
-    fields = yaml.safe_load(front)
-    assert (fields["sdk"], fields["app_file"], fields["license"]) == ("gradio", "app.py", "apache-2.0")
-    assert len(fields["short_description"]) <= 60
-    requirements = dict(line.split("==") for line in (SPACES / space / "requirements.txt").read_text().split())
-    assert requirements["gradio"] == fields["sdk_version"]
+def field(page, name):
+    """Where a page takes or shows a line or lines of text."""
+    return page.locator(f"#{name} textarea, #{name} input").first
+
+
+def assert_is_text(page):
+    """What was typed is text: nothing of it has become part of the page."""
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("img[src='x']").count() == 0
 
 
 def call_tool(url, name, arguments):

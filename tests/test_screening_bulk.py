@@ -1,5 +1,6 @@
 """Files of customers: the results of one-by-one, resumed where they were interrupted."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -14,13 +15,13 @@ import pyarrow
 import pyarrow.parquet
 
 from screening import bulk
-from screening.bulk import screen_parquet
 from screening.database import Database
 from screening.lists import Entry
 from screening.matching import Customer, Screener
 from screening.store import import_list
 
 
+screen = functools.partial(bulk.screen_parquet, progress=False)
 SPACE = Path(__file__).parent.parent / "spaces" / "name_screening"
 LISTED = [
     Entry("own", "1", "person", ("KARPOV, Pavel", "Pavlik"), ("1977-08-27",), ("RU",)),
@@ -43,6 +44,11 @@ def source(tmp_path):
     return path
 
 
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "out.parquet"
+
+
 def one_by_one(screener):
     found = []
     for row in ROWS:
@@ -62,11 +68,11 @@ def results(target):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 100])
-def test_a_file_gives_what_one_by_one_gives(source, tmp_path, batch_size):
+def test_a_file_gives_what_one_by_one_gives(source, target, tmp_path, batch_size):
     screener = Screener(LISTED)
-    counts = screen_parquet(source, tmp_path / "out.parquet", screener, batch_size=batch_size, progress=False)
+    counts = screen(source, target, screener, batch_size=batch_size)
     assert counts == {"customers": 5, "customers_with_matches": 4, "matches": 4}
-    assert results(tmp_path / "out.parquet") == one_by_one(screener)
+    assert results(target) == one_by_one(screener)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["customers.parquet", "out.parquet"]
 
 
@@ -78,10 +84,6 @@ class StopsAt(Screener):
         self.stop = stop
         self.screened = []
 
-    @staticmethod
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
     def screen(self, customer):
         if customer.id == self.stop:
             raise KeyboardInterrupt
@@ -89,13 +91,12 @@ class StopsAt(Screener):
         return super().screen(customer)
 
 
-def test_an_interrupted_job_goes_on_where_it_was(source, tmp_path):
-    target = tmp_path / "out.parquet"
+def test_an_interrupted_job_goes_on_where_it_was(source, target):
     with pytest.raises(KeyboardInterrupt):
-        screen_parquet(source, target, StopsAt(LISTED, "4"), batch_size=1, progress=False)
+        screen(source, target, StopsAt(LISTED, "4"), batch_size=1)
     assert not target.exists()
     rest = StopsAt(LISTED, "")
-    screen_parquet(source, target, rest, batch_size=1, progress=False)
+    screen(source, target, rest, batch_size=1)
     assert rest.screened == ["4", "5"]
     assert results(target) == one_by_one(Screener(LISTED))
 
@@ -103,15 +104,19 @@ def test_an_interrupted_job_goes_on_where_it_was(source, tmp_path):
 def test_ray_gives_the_same(source, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason='needs pip install "ray[data]"')
     screener = Screener(LISTED)
-    here = screen_parquet(source, tmp_path / "here.parquet", screener, batch_size=2, progress=False)
-    options = {"batch_size": 2, "progress": False, "engine": "ray"}
-    monkeypatch.setattr(bulk, "write_part", StopsAt.interrupt)
+    here = screen(source, tmp_path / "here.parquet", screener, batch_size=2)
+    options = {"batch_size": 2, "engine": "ray"}
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bulk, "write_part", interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
-            screen_parquet(source, tmp_path / "ray.parquet", screener, **options)
+            screen(source, tmp_path / "ray.parquet", screener, **options)
         # What an interrupted job has left is begun anew.
         monkeypatch.undo()
-        there = screen_parquet(source, tmp_path / "ray.parquet", screener, **options)
+        there = screen(source, tmp_path / "ray.parquet", screener, **options)
     finally:
         ray.shutdown()
     assert there == here
@@ -120,27 +125,27 @@ def test_ray_gives_the_same(source, tmp_path, monkeypatch):
     )
 
 
-def test_an_engine_that_is_not_there_is_said(source, tmp_path, monkeypatch):
+def test_an_engine_that_is_not_there_is_said(source, target, monkeypatch):
     with pytest.raises(ValueError, match="`engine` must be one of"):
-        screen_parquet(source, tmp_path / "out.parquet", Screener(LISTED), engine="spark")
+        screen(source, target, Screener(LISTED), engine="spark")
     monkeypatch.setattr(bulk.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="needs pip install"):
-        screen_parquet(source, tmp_path / "out.parquet", Screener(LISTED), engine="ray")
+        screen(source, target, Screener(LISTED), engine="ray")
 
 
-def test_parts_of_another_job_are_not_taken(source, tmp_path):
-    target = tmp_path / "out.parquet"
+def test_parts_of_another_job_are_not_taken(source, target):
     with pytest.raises(KeyboardInterrupt):
-        screen_parquet(source, target, StopsAt(LISTED, "4"), batch_size=1, progress=False)
-    for other in (Screener(LISTED[:2]), Screener(LISTED, {"own": 0.9})):
+        screen(source, target, StopsAt(LISTED, "4"), batch_size=1)
+    others = [(Screener(LISTED[:2]), 1), (Screener(LISTED, {"own": 0.9}), 1), (Screener(LISTED), 2)]
+    for screener, batch_size in others:
         with pytest.raises(ValueError, match="parts of another job"):
-            screen_parquet(source, target, other, batch_size=1, progress=False)
+            screen(source, target, screener, batch_size=batch_size)
 
 
-def test_a_result_is_not_overwritten(source, tmp_path):
-    (tmp_path / "out.parquet").write_text("precious")
+def test_a_result_is_not_overwritten(source, target):
+    target.write_text("precious")
     with pytest.raises(ValueError, match="exists"):
-        screen_parquet(source, tmp_path / "out.parquet", Screener(LISTED), progress=False)
+        screen(source, target, Screener(LISTED))
 
 
 @pytest.mark.parametrize(
@@ -152,29 +157,29 @@ def test_a_result_is_not_overwritten(source, tmp_path):
         ([{"id": "1", "name": "Ann", "birth_date": "1/2/1970"}], "row 1: expected a birth date"),
     ],
 )
-def test_a_file_that_cannot_be_screened_says_where_before_the_work(tmp_path, rows, message):
+def test_a_file_that_cannot_be_screened_says_where_before_the_work(target, tmp_path, rows, message):
     source = tmp_path / "customers.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), source)
     with pytest.raises(ValueError, match=message):
-        screen_parquet(source, tmp_path / "out.parquet", Screener(LISTED), progress=False)
+        screen(source, target, Screener(LISTED))
     assert [path.name for path in tmp_path.iterdir()] == ["customers.parquet"]
 
 
-def test_something_else_than_parquet_is_refused(tmp_path):
+def test_something_else_than_parquet_is_refused(target, tmp_path):
     (tmp_path / "x.parquet").write_text("id,name")
     with pytest.raises(ValueError, match="expected a parquet file"):
-        screen_parquet(tmp_path / "x.parquet", tmp_path / "out.parquet", Screener(LISTED), progress=False)
+        screen(tmp_path / "x.parquet", target, Screener(LISTED))
 
 
-def test_no_match_is_an_empty_file(source, tmp_path):
-    counts = screen_parquet(source, tmp_path / "out.parquet", Screener([LISTED[2]], {"other": 1.0}), progress=False)
+def test_no_match_is_an_empty_file(source, target):
+    counts = screen(source, target, Screener([LISTED[2]], {"other": 1.0}))
     assert counts["matches"] == 0
-    assert pyarrow.parquet.read_schema(tmp_path / "out.parquet").names == bulk.SCHEMA.names
+    assert pyarrow.parquet.read_schema(target).names == bulk.SCHEMA.names
 
 
-def test_the_command_screens_against_the_database(source, tmp_path):
+def test_the_command_screens_against_the_database(source, target, tmp_path):
     url = f"sqlite:///{tmp_path}/screening.db"
-    command = [sys.executable, "-m", "screening.bulk", str(source), str(tmp_path / "out.parquet"), "--database", url]
+    command = [sys.executable, "-m", "screening.bulk", str(source), str(target), "--database", url]
     empty = subprocess.run(command, cwd=SPACE, capture_output=True, text=True)
     assert empty.returncode == 2
     assert "import one first" in empty.stderr

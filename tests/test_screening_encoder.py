@@ -1,6 +1,6 @@
 """Names across scripts: the encoder that comes with the Space, what it finds, and how it is trained."""
 
-import importlib.util
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,6 @@ from screening.matching import DEFAULT_THRESHOLD, Customer, Screener, explain_na
 from screening.names import divisions, parse_name
 
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 # One name in many scripts, those that the encoder has not learned among them.
 NAMES = [
     "clinton",
@@ -43,11 +42,8 @@ NAMES = [
 def training():
     """The benchmark that trains the encoder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCHMARKS)
-        spec = importlib.util.spec_from_file_location("name_encoder", BENCHMARKS / "name_encoder.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return module
+        patch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+        yield importlib.import_module("name_encoder")
 
 
 def test_the_encoder_computes_what_the_model_does(training):
@@ -162,27 +158,28 @@ def write_pairs(folder):
         table.to_parquet(place / f"wd_{language}.parquet")
 
 
-def test_training_leaves_a_folder_that_the_space_reads(training, tmp_path):
+def test_training_leaves_a_folder_that_the_space_reads(training, tmp_path, monkeypatch):
     write_pairs(tmp_path)
-    training.train(
-        tmp_path, tmp_path / "out", max_steps=4, max_minutes=1.0, batch_size=16, learning_rate=1e-3, neighbours=4
-    )
+    options = {"max_steps": 4, "max_minutes": 1.0, "batch_size": 16, "learning_rate": 1e-3, "neighbours": 4}
+    training.train(tmp_path, tmp_path / "out", **options)
     made = json.loads((tmp_path / "out" / "training.json").read_text())
     assert made["steps"] == 4
     assert made["pairs"]["korean"] == 30
     assert all(0 <= share <= 1 for share in made["dev"].values())
     directions = NameEncoder(tmp_path / "out").encode(["abc", "克林顿"])
     np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1.0, atol=1e-5)
+
+    def forbidden(*_, **__):
+        raise AssertionError("a step was made")
+
     # Called again, the finished run stands.
-    training.train(
-        tmp_path, tmp_path / "out", max_steps=4, max_minutes=1.0, batch_size=16, learning_rate=1e-3, neighbours=4
-    )
+    monkeypatch.setattr(training.SiameseEncoder, "forward", forbidden)
+    training.train(tmp_path, tmp_path / "out", **options)
     np.testing.assert_allclose(NameEncoder(tmp_path / "out").encode(["abc"]), directions[:1], atol=1e-5)
 
 
 def test_training_ends_when_its_minutes_are_over(training, tmp_path):
     write_pairs(tmp_path)
-    training.train(
-        tmp_path, tmp_path / "out", max_steps=500, max_minutes=0.01, batch_size=8, learning_rate=1e-3, neighbours=1
-    )
+    options = {"max_steps": 500, "max_minutes": 0.01, "batch_size": 8, "learning_rate": 1e-3, "neighbours": 1}
+    training.train(tmp_path, tmp_path / "out", **options)
     assert json.loads((tmp_path / "out" / "training.json").read_text())["steps"] < 500

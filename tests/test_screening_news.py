@@ -1,12 +1,11 @@
 """The first pass over news: a text classifier that the environment names, or the zoo's, and what that has learned."""
 
 import hashlib
-import importlib.util
+import importlib
 import json
 import os
 import random
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +36,8 @@ ROOT = Path(__file__).parent.parent
 def crime_news():
     """The script that made the zoo's model."""
     with pytest.MonkeyPatch.context() as patch:
-        # Which the script changes.
-        patch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
-        spec = importlib.util.spec_from_file_location("crime_news", ROOT / "benchmarks" / "crime_news.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        yield module
+        patch.syspath_prepend(ROOT / "benchmarks")
+        yield importlib.import_module("crime_news")
 
 
 def save(folder, tokenizer, labels, bias):
@@ -219,7 +214,7 @@ def test_the_page_says_how_good_the_first_pass_is(crime_news):
 
 @pytest.mark.skipif("COMPACTBERT_DATA" not in os.environ, reason="needs the news under COMPACTBERT_DATA")
 def test_the_texts_that_were_read_are_known_by_their_hashes(crime_news):
-    data_dir = Path(os.environ.get("COMPACTBERT_DATA", "."))
+    data_dir = Path(os.environ["COMPACTBERT_DATA"])
     results = crime_news.RESULTS.read()
     read = {place for places in results["read"].values() for place in places}
     assert len(read) >= 290

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import re
 from pathlib import Path
 
@@ -10,10 +9,10 @@ import pytest
 
 
 pytest.importorskip("gradio", reason='needs pip install ".[spaces]"')
-import pages
+import httpx
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from pages import SPACES, check_space, load_app, opened
+from pages import HOSTILE, SPACES, assert_is_text, field, loaded_app, opened, served
 from PIL import Image
 
 from screening.accounts import COST, MAX_FAILURES, Accounts
@@ -21,25 +20,20 @@ from screening.database import Database
 from screening.lists import Entry
 from screening.matching import Customer
 from screening.news import load_person_finder
-from screening.review import list_alerts, read_audit
+from screening.review import current_settings, list_alerts, read_audit
 from screening.store import import_list, save_customers
 
 
 SPACE = SPACES / "name_screening"
 PASSWORD = "correct horse battery"
-HOSTILE = f"{pages.HOSTILE}Pavel Karpov"
+NAME = f"{HOSTILE}Pavel Karpov"
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     """The Space's own program, on the sample it brings."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("SCREENING_DATABASE", raising=False)
-        patch.delenv("SCREENING_NEWS_MODEL", raising=False)
-        patch.delenv("SCREENING_PHOTO_MODEL", raising=False)
-        patch.delenv("SCREENING_PERSON_MODEL", raising=False)
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
-        yield load_app("name_screening")
+    with loaded_app("name_screening", tmp_path_factory.mktemp("gradio")) as module:
+        yield module
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,30 +52,27 @@ def accounts(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def served(app, accounts, tmp_path_factory):
+def desk_and_url(app, accounts, tmp_path_factory):
     """One page for all tests, which bring a database each."""
     desk = app.Desk(Database(f"sqlite:///{tmp_path_factory.mktemp('none')}/none.db"), accounts)
-    page = app.build(desk)
-    options = {**app.LAUNCH, "max_file_size": "1mb"}
-    _, address, _ = page.launch(prevent_thread_lock=True, server_name="127.0.0.1", quiet=True, **options)
-    yield desk, address
-    page.close()
+    with served(app.build(desk), **app.LAUNCH | {"max_file_size": "1mb"}) as address:
+        yield desk, address
 
 
 @pytest.fixture
-def desk(served, tmp_path):
+def desk(desk_and_url, tmp_path):
     """The desk with one alert, on a name that is hostile to pages."""
-    desk, _ = served
+    desk, _ = desk_and_url
     desk.database = Database(f"sqlite:///{tmp_path}/screening.db")
-    import_list(desk.database, [Entry("own", "1", "person", (HOSTILE, "Karpov, Pavel"), ("1977",))], officer="setup")
-    save_customers(desk.database, [Customer("c1", HOSTILE), Customer("c2", "Thomas Lindqvist")], officer="setup")
+    import_list(desk.database, [Entry("own", "1", "person", (NAME, "Karpov, Pavel"), ("1977",))], officer="setup")
+    save_customers(desk.database, [Customer("c1", NAME), Customer("c2", "Thomas Lindqvist")], officer="setup")
     desk.loaded = None
     return desk
 
 
 @pytest.fixture
-def url(served, desk):
-    return served[1]
+def url(desk_and_url, desk):
+    return desk_and_url[1]
 
 
 @pytest.fixture
@@ -102,8 +93,7 @@ def log_in(url):
 
 
 def test_the_sample_is_there_on_first_open(app):
-    _, address, _ = app.demo.launch(prevent_thread_lock=True, server_name="127.0.0.1", quiet=True, **app.LAUNCH)
-    try:
+    with served(app.demo, **app.LAUNCH) as address:
         client = Client(address, verbose=False)
         assert len(client.predict("to review", api_name="/alerts")["data"]) >= 5
         matches, reasons = client.predict("Павел Карпов", "", "person", "1977", "RU", api_name="/screen")
@@ -117,17 +107,11 @@ def test_the_sample_is_there_on_first_open(app):
         listed = {row[0]: row[5:] for row in persons["data"]}
         assert listed["Pavel Karpov"] == ["person", "KARPOV, Pavel"]
         assert listed["Maria Lindqvist"] == ["", ""]
-    finally:
-        app.demo.close()
-
-
-def test_the_front_matter_and_requirements_are_those_of_a_space():
-    check_space("name_screening")
 
 
 def test_looking_is_open(client):
     assert client.predict("Pavel Karpov", "", "", "", "", api_name="/screen")[0]["data"]
-    assert client.predict("to review", api_name="/alerts")["data"][0][4] == HOSTILE
+    assert client.predict("to review", api_name="/alerts")["data"][0][4] == NAME
     status, revision, *_ = client.predict(1, api_name="/alert")
     assert (status, revision) == ("first review", 1)
     assert client.predict(api_name="/audit")["data"]
@@ -159,13 +143,17 @@ def test_changing_needs_a_login(client, desk, call):
     assert read_audit(desk.database) == before
 
 
-def test_a_login_is_of_one_visitor_and_ends(log_in, client):
+def test_a_login_is_of_one_visitor_and_ends(log_in, client, monkeypatch):
     anna = log_in("anna")
     with pytest.raises(AppError, match="needs a login"):
         client.predict(1, 1, "clear", "because", api_name="/decide")
     assert anna.predict(api_name="/log_out")[0] == "Not logged in"
     with pytest.raises(AppError, match="needs a login"):
         anna.predict(1, 1, "clear", "because", api_name="/decide")
+    bob = log_in("bob")
+    monkeypatch.setattr("desk.SESSION_SECONDS", -1)
+    with pytest.raises(AppError, match="needs a login"):
+        bob.predict(1, 1, "clear", "because", api_name="/decide")
 
 
 def test_two_officers_close_an_alert_through_the_api(log_in, desk):
@@ -188,6 +176,16 @@ def test_the_models_are_shown_and_officers_keep_them_in_order(log_in, client):
         anna.predict("public-1", "because", api_name="/roll_back")
     advice = client.predict(1, api_name="/alert")[2]
     assert re.match(r"(review with care|clear): [\d.]+% likely to be a match \[public-1\]\n\w", advice)
+
+
+def test_settings_are_changed(log_in, desk):
+    anna = log_in("anna")
+    assert anna.predict("own", 0.9, "too many alerts", api_name="/set_threshold") == "0 new alerts."
+    anna.predict(False, "the model is good", api_name="/set_advice_only")
+    settings = current_settings(desk.database)
+    assert (settings["threshold:own"], settings["advice_only"]) == (0.9, False)
+    with pytest.raises(AppError, match="no list &#x27;other&#x27;"):
+        anna.predict("other", 0.9, "too many alerts", api_name="/set_threshold")
 
 
 def test_a_list_is_imported_and_a_broken_one_changes_nothing(log_in, desk, tmp_path):
@@ -218,14 +216,14 @@ def test_a_file_is_screened_and_saved_by_officers_only(log_in, client, desk, tmp
     assert len(list_alerts(desk.database)) == 2
 
 
-def test_uploads_are_limited_in_type_and_size(client, tmp_path):
-    program, large = tmp_path / "customers.exe", tmp_path / "large.csv"
+def test_uploads_are_limited_in_type_and_size(client, url, tmp_path):
+    program = tmp_path / "customers.exe"
     program.write_text("id,name\n1,Ann\n")
-    large.write_text("id,name\n" + "1,Ann\n" * 300_000)
     with pytest.raises(AppError, match="Invalid file type"):
         client.predict(handle_file(str(program)), False, api_name="/screen_file")
-    with pytest.raises(Exception, match=r"size|413"):
-        client.predict(handle_file(str(large)), False, api_name="/screen_file")
+    # Not with Gradio's client, which measures the file itself.
+    large = {"files": ("large.csv", b"x" * ((1 << 20) + 1))}
+    assert httpx.post(f"{url}gradio_api/upload", files=large).status_code == 413
 
 
 @pytest.mark.parametrize(
@@ -242,11 +240,11 @@ def test_what_cannot_be_screened_is_said(client, fields, message):
         client.predict(*fields, api_name="/screen")
 
 
-def test_an_export_holds_no_formula(client):
-    lines = list(
-        csv.DictReader(io.StringIO(Path(client.predict("to review", api_name="/export_alerts")).read_text("utf-8-sig")))
-    )
-    assert lines[0]["customer_name"] == HOSTILE
+def test_an_export_holds_no_formula(client, desk):
+    save_customers(desk.database, [Customer("c3", "=Pavel Karpov")], officer="setup")
+    text = Path(client.predict("to review", api_name="/export_alerts")).read_text("utf-8-sig")
+    names = {line["customer_name"] for line in csv.DictReader(io.StringIO(text))}
+    assert names == {NAME, "'=Pavel Karpov"}
     audit = Path(client.predict(api_name="/export_audit")).read_text("utf-8-sig")
     assert audit.startswith('"id","at","who"')
 
@@ -260,13 +258,8 @@ def test_names_are_in_no_log(client, capfd, caplog):
         assert "Quilligan" not in text
 
 
-def test_telemetry_is_off(app):
-    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+def test_nothing_is_told_to_others_or_kept(client, app):
     assert app.demo.analytics_enabled is False
-
-
-def test_gradio_keeps_no_history_of_names_and_passwords(client, app):
-    assert app.LAUNCH["run_history"] is False
     assert client.config["run_history"] is False
 
 
@@ -291,9 +284,11 @@ def test_passwords_are_hashed_and_guessing_is_stopped(tmp_path, monkeypatch):
     assert not made.check("anna", PASSWORD)
 
 
-def test_without_accounts_nobody_logs_in(monkeypatch):
-    monkeypatch.delenv("SCREENING_ACCOUNTS", raising=False)
-    assert not Accounts().check("anna", "")
+def test_without_accounts_nobody_logs_in(client, desk, monkeypatch):
+    monkeypatch.setattr(desk, "accounts", Accounts())
+    assert not desk.accounts.check("anna", "")
+    with pytest.raises(AppError, match="no accounts are set up"):
+        client.predict("anna", PASSWORD, api_name="/log_in")
 
 
 @pytest.fixture
@@ -301,39 +296,37 @@ def browser_page(browser, url):
     made, expect = browser
     with opened(made, url) as page:
         # Filled in by the page's own program: what is typed before it runs is lost.
-        expect(page.locator("#state textarea")).to_have_value(re.compile("^1 entries of own; 1 alerts to review"))
+        expect(field(page, "state")).to_have_value(re.compile("^1 entries of own; 1 alerts to review"))
         yield page, expect
 
 
 def browser_log_in(page, expect, name):
-    page.locator("#login-name textarea, #login-name input").fill(name)
-    page.locator("#login-password input").fill(PASSWORD)
+    field(page, "login-name").fill(name)
+    field(page, "login-password").fill(PASSWORD)
     page.locator("#log-in").click()
-    expect(page.locator("#who textarea, #who input")).to_have_value(f"Logged in: {name}")
+    expect(field(page, "who")).to_have_value(f"Logged in: {name}")
 
 
 def test_a_browser_reads_news(browser_page, desk, monkeypatch):
     page, expect = browser_page
     monkeypatch.setattr(desk, "finder", load_person_finder())
     page.get_by_role("tab", name="News").click()
-    page.locator("#news textarea").fill("Prosecutors in Moscow said that Pavel Karpov had been questioned.")
+    field(page, "news").fill("Prosecutors in Moscow said that Pavel Karpov had been questioned.")
     page.locator("#read-news").click()
     expect(page.locator("#persons")).to_contain_text("Karpov, Pavel")
-    expect(page.locator("#news-result textarea, #news-result input")).to_have_value(re.compile("^1 persons are named"))
+    expect(field(page, "news-result")).to_have_value(re.compile("^1 persons are named"))
 
 
 def test_a_browser_screens_a_name(browser_page):
     page, expect = browser_page
-    page.locator("#name textarea, #name input").fill("Pavel Karpow")
+    field(page, "name").fill("Pavel Karpow")
     page.locator("#screen").click()
     expect(page.locator("#reasons")).to_contain_text("karpow / karpov")
-    page.locator("#name textarea, #name input").fill(HOSTILE)
+    field(page, "name").fill(NAME)
     page.locator("#screen").click()
-    # Names are text: nothing of them has become part of the page.
-    expect(page.locator("#matches")).to_contain_text(HOSTILE)
-    assert page.evaluate("window.hacked") is None
-    assert page.evaluate("JSON.stringify(localStorage) + JSON.stringify(sessionStorage)").count("Karpow") == 0
-    assert page.locator("#matches img[src='x'], #reasons img[src='x']").count() == 0
+    expect(page.locator("#matches")).to_contain_text(NAME)
+    assert_is_text(page)
+    assert "Karpow" not in page.evaluate("JSON.stringify(localStorage) + JSON.stringify(sessionStorage)")
 
 
 def test_a_browser_reviews_an_alert(browser_page, desk):
@@ -342,14 +335,14 @@ def test_a_browser_reviews_an_alert(browser_page, desk):
     for officer, status in (("anna", "second review"), ("bob", "cleared")):
         browser_log_in(page, expect, officer)
         page.locator("#alerts [role=gridcell]:visible", has_text="own").first.click()
-        expect(page.locator("#sides")).to_contain_text(HOSTILE)
+        expect(page.locator("#sides")).to_contain_text(NAME)
         expect(page.locator("#why")).to_contain_text("word: equal")
-        expect(page.locator("#advice textarea")).to_have_value(re.compile(r"likely to be a match \[public-1\]"))
+        expect(field(page, "advice")).to_have_value(re.compile(r"likely to be a match \[public-1\]"))
         page.locator("#decision").get_by_text("clear", exact=True).click()
-        page.locator("#reason textarea, #reason input").fill("born elsewhere")
+        field(page, "reason").fill("born elsewhere")
         page.locator("#decide").click()
-        expect(page.locator("#decided textarea, #decided input")).to_have_value(f"Alert 1: {status}")
-    assert page.evaluate("window.hacked") is None
+        expect(field(page, "decided")).to_have_value(f"Alert 1: {status}")
+    assert_is_text(page)
     page.get_by_role("tab", name="Audit").click()
     page.locator("#refresh-audit").click()
     expect(page.locator("#audit")).to_contain_text("second review: clear")
@@ -364,18 +357,16 @@ def test_a_browser_imports_a_list_and_screens_a_file(browser_page, tmp_path):
     browser_log_in(page, expect, "anna")
     page.get_by_role("tab", name="Lists").click()
     page.locator("#list input[type=file]").set_input_files(names)
-    page.locator("#list-name textarea, #list-name input").fill("mine")
+    field(page, "list-name").fill("mine")
     expect(page.locator("#list")).to_contain_text("list")
     page.locator("#import").click()
-    expect(page.locator("#import-result textarea, #import-result input")).to_have_value(re.compile("1 new alerts"))
+    expect(field(page, "import-result")).to_have_value(re.compile("1 new alerts"))
     expect(page.locator("#versions")).to_contain_text("mine")
     page.get_by_role("tab", name="File").click()
     page.locator("#customers input[type=file]").set_input_files(customers)
     expect(page.locator("#customers")).to_contain_text("customers")
     page.locator("#screen-file").click()
-    expect(page.locator("#file-summary textarea, #file-summary input")).to_have_value(
-        "1 customers screened, 1 with 1 matches."
-    )
+    expect(field(page, "file-summary")).to_have_value("1 customers screened, 1 with 1 matches.")
 
 
 def test_a_browser_asks_for_a_model(browser_page):
@@ -384,11 +375,9 @@ def test_a_browser_asks_for_a_model(browser_page):
     page.get_by_role("tab", name="Models").click()
     expect(page.locator("#models")).to_contain_text("public-1")
     page.locator("#learn").click()
-    expect(page.locator("#model-result textarea, #model-result input")).to_have_value(
-        re.compile("more decisions are needed")
-    )
-    page.locator("#model-version textarea, #model-version input").fill("public-1")
-    page.locator("#model-reason textarea, #model-reason input").fill("because")
+    expect(field(page, "model-result")).to_have_value(re.compile("more decisions are needed"))
+    field(page, "model-version").fill("public-1")
+    field(page, "model-reason").fill("because")
     page.locator("#roll-back").click()
     expect(page.locator("body")).to_contain_text("Only a model that was in force before")
 
@@ -399,20 +388,20 @@ def test_a_browser_attaches_a_photograph(browser_page, tmp_path):
     browser_log_in(page, expect, "anna")
     page.get_by_role("tab", name="Alerts").click()
     page.locator("#alerts [role=gridcell]:visible", has_text="own").first.click()
-    expect(page.locator("#sides")).to_contain_text(HOSTILE)
+    expect(page.locator("#sides")).to_contain_text(NAME)
     page.get_by_role("button", name="Photographs").click()
-    expect(page.locator("#compared textarea, #compared input")).to_have_value(re.compile("No model compares"))
+    expect(field(page, "compared")).to_have_value(re.compile("No model compares"))
     page.locator("#photo input[type=file]").set_input_files(tmp_path / "face.png")
     expect(page.locator("#photo")).to_contain_text("face")
     page.locator("#attach").click()
-    expect(page.locator("#attached textarea, #attached input")).to_have_value(re.compile("customer is attached"))
+    expect(field(page, "attached")).to_have_value(re.compile("customer is attached"))
     expect(page.locator("#photo-customer img")).to_be_visible()
 
 
 def test_a_browser_shows_what_is_wrong_as_text(browser_page):
     page, expect = browser_page
-    page.locator("#name textarea, #name input").fill('<img src="x" onerror="window.hacked=1">')
-    page.get_by_label("Born").fill('<img src="x" onerror="window.hacked=1">')
+    field(page, "name").fill(HOSTILE)
+    page.get_by_label("Born").fill(HOSTILE)
     page.locator("#screen").click()
     expect(page.locator("body")).to_contain_text("expected a birth date")
-    assert page.evaluate("window.hacked") is None
+    assert_is_text(page)

@@ -78,7 +78,7 @@ def bomb(side):
         (picture(kind="GIF"), "another or a broken file"),
         (picture(kind="TIFF"), "another or a broken file"),
         (bomb(10_000), "got 10000 x 10000"),
-        (bomb(60_000), "another or a broken file|got 60000"),
+        (bomb(60_000), "another or a broken file"),
         (picture(size=(20, 200)), "at least 32"),
         (b"\0" * (MAX_PHOTO_BYTES + 1), "at most 8 MiB"),
     ],

@@ -10,9 +10,10 @@ from families import build
 
 
 pytest.importorskip("gradio", reason='needs pip install ".[spaces]"')
+import gradio
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from pages import HAS_MCP, HOSTILE, call_tool, check_space, load_app, opened, served
+from pages import HAS_MCP, HOSTILE, assert_is_text, call_tool, field, loaded_app, opened, served
 
 from reading import LONGEST_ANSWER, Models, check_text, find_models
 
@@ -46,26 +47,19 @@ def models(tmp_path_factory, minilm_tokenizer):
 @pytest.fixture(scope="module")
 def app(tmp_path_factory):
     """The Space's own program, on the zoo."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MODEL_ID", raising=False)
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
-        yield load_app("fill_mask_and_classify")
+    with loaded_app("fill_mask_and_classify", tmp_path_factory.mktemp("gradio")) as module:
+        yield module
 
 
 @pytest.fixture(scope="module")
 def url(app, models):
-    options = app.LAUNCH | {"mcp_server": HAS_MCP}
-    with served(app.build(models), **options) as address:
+    with served(app.build(models), **app.LAUNCH | {"mcp_server": HAS_MCP}) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
 def client(url):
     return Client(url, verbose=False)
-
-
-def test_the_front_matter_and_requirements_are_those_of_a_space():
-    check_space("fill_mask_and_classify")
 
 
 def test_the_zoo_is_there_on_first_open(app):
@@ -77,7 +71,7 @@ def test_the_zoo_is_there_on_first_open(app):
     chosen = {block.value for block in app.demo.blocks.values() if getattr(block, "label", "") == "Model"}
     assert chosen == {"smbert-sst2", "smbert", "smbert-conll2003"}
     assert words["data"][0][1] == "was"
-    assert {"PER", "LOC"} & {piece["class_or_confidence"] for piece in entities}
+    assert {"PER", "LOC"} <= {piece["class_or_confidence"] for piece in entities}
     assert label["label"] == "positive"
     assert label["confidences"][0]["confidence"] > 0.9
 
@@ -99,14 +93,13 @@ def test_masks_are_filled(client):
     assert rows["data"][0][1] == "paris"
 
 
-def test_texts_and_pairs_are_classified(client, models):
+def test_texts_and_pairs_are_classified(client, models, monkeypatch):
     assert client.predict("Fine", "", "forsequenceclassification", api_name="/classify")["label"] == "great"
     one, two = (models.classify("Fine", second, "forsequenceclassification") for second in ("", "Not fine"))
     assert one != two
-    model = models.load("forsequenceclassification").model
-    model.config.problem_type = "regression"
+    config = models.load("forsequenceclassification").model.config
+    monkeypatch.setattr(config, "problem_type", "regression")
     assert re.fullmatch(r"-?\d+\.\d\d; -?\d+\.\d\d", models.classify("Fine", "", "forsequenceclassification"))
-    model.config.problem_type = None
 
 
 def test_entities_are_where_they_are_in_the_text(client):
@@ -173,13 +166,13 @@ def test_odd_text_is_read(models):
     for text in ("a\x00b", "\ud800 half", "\u200b", "日本語 🙂", "$" * 20, HOSTILE):
         assert models.classify(text, "", "forsequenceclassification")["great"] > 0.9
         assert models.find_entities(text, "fortokenclassification")["text"] == check_text(text, "Text")
-        assert isinstance(models.answer(text, text, "forquestionanswering")[0], str)
+        assert models.answer(text, text, "forquestionanswering")[0] in check_text(text, "Context")
     models.draw_attention("日本語 🙂 $ $", "model", 0, 0)
     assert len(check_text("a\x00\ud800b\tc\nd", "Text")) == 8
 
 
 def test_no_model_is_loaded_that_is_not_offered(models):
-    with pytest.raises(Exception, match="There is no model"):
+    with pytest.raises(gradio.Error, match="There is no model"):
         models.classify("Fine", "", "acme/evil")
 
 
@@ -238,12 +231,10 @@ def test_a_browser_reads_text(page, tab):
     typed, button, shown, text = ACTIONS[tab]
     page.get_by_role("tab", name=tab).click()
     for name, value in typed.items():
-        page.locator(f"#{name} textarea, #{name} input").first.fill(value)
+        field(page, name).fill(value)
     page.locator(f"#{button}").click()
     expect(page.locator(f"#{shown}")).to_contain_text(text)
-    # What is typed is text: nothing of it has become part of the page.
-    assert page.evaluate("window.hacked") is None
-    assert page.locator("img[src='x']").count() == 0
+    assert_is_text(page)
 
 
 PICTURES = {
@@ -259,19 +250,19 @@ def test_a_browser_draws(page, tab):
     typed, button, shown = PICTURES[tab]
     page.get_by_role("tab", name=tab).click()
     for name, value in typed.items():
-        page.locator(f"#{name} textarea, #{name} input").first.fill(value)
+        field(page, name).fill(value)
     page.locator(f"#{button}").click()
     picture = page.locator(f"#{shown} img")
     expect(picture).to_be_visible()
     page.wait_for_function("picture => picture.naturalWidth > 300", arg=picture.element_handle())
-    assert page.evaluate("window.hacked") is None
+    assert_is_text(page)
 
 
 def test_a_browser_takes_an_example_and_shows_what_is_wrong(page):
     page, expect = page
     page.get_by_role("tab", name="Sentiment and classes").click()
     page.get_by_text("Two hours that I will never get back.").click()
-    expect(page.locator("#text textarea")).to_have_value("Two hours that I will never get back.")
-    page.locator("#text textarea").fill("")
+    expect(field(page, "text")).to_have_value("Two hours that I will never get back.")
+    field(page, "text").fill("")
     page.locator("#classify").click()
     expect(page.locator("body")).to_contain_text("type some text first")

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from copy import deepcopy
 
 import pandas as pd
 import pytest
@@ -264,14 +265,6 @@ def test_tags_without_an_outside_need_one_named():
     assert augment(table, "replacement", words={"a": ["c"]})[0]["text"][1] == ["c", "b"]
 
 
-def test_the_label_outside_is_named_on_the_command_line(tmp_path):
-    write_table(Dataset.from_dict({"text": [["a", "b"]], "label": [[3, 4]]}), tmp_path / "in.jsonl")
-    options = ["--output", tmp_path / "out.jsonl", "--method", "deletion", "--outside", "4"]
-    result = run("augment", tmp_path / "in.jsonl", *options)
-    assert result.exit_code == 0, result.output
-    assert read_table(tmp_path / "out.jsonl")["label"] == [[3, 4], [3]]
-
-
 @pytest.fixture(scope="module")
 def filler(minilm_tokenizer):
     """A model that at every mask finds the word "great" likeliest and "film" next."""
@@ -293,6 +286,17 @@ def test_a_language_model_replaces_words(filler):
     assert len(third) == 2
 
 
+def test_the_label_outside_and_the_model_are_named_on_the_command_line(filler, tmp_path):
+    write_table(Dataset.from_dict({"text": [["a", "b"]], "label": [[3, 4]]}), tmp_path / "in.jsonl")
+    filler.model.save_pretrained(tmp_path / "model")
+    filler.tokenizer.save_pretrained(tmp_path / "model")
+    for method, further, labels in (("deletion", (), [3]), ("insertion", ("--model", tmp_path / "model"), [3, 4, 4])):
+        options = ["--output", tmp_path / f"{method}.jsonl", "--method", method, "--outside", "4", *further]
+        result = run("augment", tmp_path / "in.jsonl", *options)
+        assert result.exit_code == 0, result.output
+        assert read_table(tmp_path / f"{method}.jsonl")["label"] == [[3, 4], labels]
+
+
 def test_a_language_model_inserts_words_outside_of_spans(filler):
     table = Dataset.from_dict({"text": [TOKENS], "label": [TAGS]})
     for row in copies_of(table, "insertion", fill=filler, copies=10, share=0.2):
@@ -302,7 +306,7 @@ def test_a_language_model_inserts_words_outside_of_spans(filler):
 
 
 def test_what_lies_beyond_the_model_stays(filler):
-    table = Dataset.from_dict({"text": [" ".join(f"{'x' * 3}" for _ in range(100))], "label": [0]})
+    table = Dataset.from_dict({"text": ["xxx " * 100], "label": [0]})
     augmented = copies_of(table, "insertion", fill=filler, share=0.5)["text"][0].split()
     assert 100 < len(augmented) < 116
     assert set(augmented) == {"xxx", "great"}
@@ -325,8 +329,6 @@ def test_bad_augmentation_is_refused(method, options, message):
 
 
 def test_a_model_without_a_mask_token_is_refused(minilm_tokenizer):
-    from copy import deepcopy
-
     tokenizer = deepcopy(minilm_tokenizer)
     tokenizer.mask_token = None
     with pytest.raises(ValueError, match="has no mask token"):
@@ -385,7 +387,7 @@ def test_csv_files_hold_no_lists(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_commands_make_a_task_of_a_raw_file(tmp_path, filler, monkeypatch):
+def test_the_commands_make_a_task_of_a_raw_file(tmp_path):
     raw = [f"<p>film  number {i} was {'good' if i % 2 else 'bad'}</p>" for i in range(100)]
     table = pd.DataFrame({"text": [*raw, raw[0]], "label": ["pos" if i % 2 else "neg" for i in range(101)]})
     table.to_csv(tmp_path / "raw.csv", index=False)

@@ -12,11 +12,11 @@ from typing import Any
 PACKAGES = ("compactbert", "modeling_mobilebert_md", "modeling_smbert")
 
 # Runs before the code: from here on, importing one of our packages fails as if it were not installed.
-_BLOCK_PACKAGES = """
+BLOCK_PACKAGES = f"""
 import sys
 class _Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {packages!r}:
+        if name.split(".")[0] in {PACKAGES}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, _Blocked())
 """
@@ -58,7 +58,7 @@ def run_without_packages(code: str, *arguments: str) -> str:
     with tempfile.TemporaryDirectory() as modules:
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": modules, "TQDM_DISABLE": "1"}
         process = subprocess.run(
-            [sys.executable, "-P", "-c", _BLOCK_PACKAGES.format(packages=PACKAGES) + code, *arguments],
+            [sys.executable, "-P", "-c", BLOCK_PACKAGES + code, *arguments],
             env=environment,
             # Nobody is there to answer whether code may run.
             stdin=subprocess.DEVNULL,
