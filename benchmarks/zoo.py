@@ -75,9 +75,8 @@ class Checkpoint(NamedTuple):
 
 # Sentences of the films' reviews, which `recipe_of` makes; their tokens are kept too.
 REVIEWS = {"texts": "imdb", "text_rows": 100_000}
-NEWS = {"texts": "ag_news"}
 CHECKPOINTS = {
-    "smbert": Checkpoint("smbert-minilm-mlm", max_steps=1900),
+    "smbert": Checkpoint("smbert-minilm-mlm", max_steps=1900, tokens=24_000),
     "smbert-sst2": Checkpoint(
         task="sst2",
         changes={
@@ -85,20 +84,14 @@ CHECKPOINTS = {
             "teacher": {"epochs": 1},
             "distillation on MNLI's texts": REVIEWS | {"name": "distillation on sentences of IMDB's reviews"},
             "SmBERT": {"epochs": 1},
-            "SmBERT with 10k tokens": REVIEWS | {"name": "SmBERT with 16k tokens", "size": 16_000},
+            "SmBERT with 10k tokens": REVIEWS | {"name": "SmBERT with 15k tokens", "size": 15_000},
         },
     ),
     "smbert-qqp": Checkpoint("smbert-minilm-10k-tokens-first", task="qqp"),
     "smbert-paws-x": Checkpoint("smbert-minilm-first-layers", task="paws-x/en"),
     "smbert-mnli": Checkpoint(task="mnli"),
     "smbert-ag-news": Checkpoint(task="ag_news"),
-    "smbert-conll2003": Checkpoint(
-        task="conll2003",
-        changes={
-            "distillation on MNLI's texts": NEWS | {"name": "distillation on AG News", "epochs": 2},
-            "SmBERT with 10k tokens": NEWS | {"name": "SmBERT with 17k tokens", "size": 17_000},
-        },
-    ),
+    "smbert-conll2003": Checkpoint("smbert-minilm-entities", task="conll2003"),
     "smbert-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert"),
     "smbert-qqp-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert-qqp"),
     "smbert-lora-crime-news": Checkpoint(task="crime_news", adapter_of="smbert-ag-news", epochs=3),

@@ -7,6 +7,7 @@ import pytest
 from families import assert_same, build
 from huggingface_hub import ModelCard
 from runs import kill_when, weights
+from transformers import AutoTokenizer
 
 import compactbert
 from compactbert.cards import table_rows
@@ -14,7 +15,7 @@ from compactbert.compression import PruningPlan
 from compactbert.hub import classify_in_clean_process
 from compactbert.recipes import list_recipes, load_recipe
 from compactbert.recipes.report import _teacher_index
-from compactbert.recipes.stages import Stage, StageResult, prune_on_task
+from compactbert.recipes.stages import Stage, StageResult, prune_on_task, prune_vocabulary_on_task
 
 
 TRAIN = {"learning_rate": 3e-3, "batch_size": 8, "max_length": 16}
@@ -144,6 +145,17 @@ def test_a_job_killed_at_any_moment_ends_with_the_same_weights(tiny_model, share
     subprocess.run([*map(str, command)], check=True, capture_output=True)
     assert not work_dir.exists()
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+
+
+def test_further_texts_fill_what_the_task_leaves_of_a_vocabulary(finetuned, shared_reviews, tmp_path):
+    own = prune_vocabulary_on_task(finetuned, str(shared_reviews), tmp_path / "own")["tokens"]["after"]
+    (tmp_path / "plots.csv").write_text("text\n" + "plot plot cast\n" * 99)
+    options = {"size": own + 1, "texts": str(tmp_path / "plots.csv")}
+    prune_vocabulary_on_task(finetuned, str(shared_reviews), tmp_path / "filled", **options)
+    vocabulary = AutoTokenizer.from_pretrained(tmp_path / "filled").get_vocab()
+    assert len(vocabulary) == own + 1
+    assert {"plot", "film", "ending"} <= vocabulary.keys()
+    assert "cast" not in vocabulary
 
 
 def test_a_full_disk_loses_nothing(tiny_model, shared_reviews, tmp_path, monkeypatch):
