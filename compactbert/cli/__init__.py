@@ -14,7 +14,7 @@ def _group(help: str, *commands: Callable[..., Any], **options: Any) -> typer.Ty
     group = typer.Typer(help=help, no_args_is_help=True, pretty_exceptions_enable=False, **options)
     for command in commands:
         # `list_zoo` is the command `list` of the group `zoo`.
-        group.command(command.__name__.removesuffix("_zoo"))(command)
+        group.command(command.__name__.removesuffix("_zoo").replace("_", "-"))(command)
     return group
 
 
