@@ -200,9 +200,9 @@ class _Linear(nn.Module):
         self.bias = None if bias is None else nn.Buffer(bias.to(dtype).contiguous(), persistent=False)
         # Not a buffer: it is of a layout that can be neither copied nor moved.
         self._packed: list[Tensor] = []
+        has_onednn = self.weight.device.type == "cpu" and HAS_ONEDNN
         # oneDNN has bfloat16 where the processor does, torch's own product everywhere.
-        has_type = dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        if self.weight.device.type == "cpu" and HAS_ONEDNN and has_type:
+        if has_onednn and (dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()):
             self._packed = [torch.ops.mkldnn._reorder_linear_weight(self.weight)]
 
     def __deepcopy__(self, memo: dict) -> "_Linear":

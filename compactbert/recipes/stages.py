@@ -13,8 +13,8 @@ from ..compression import count_tokens, describe, prune_iteratively, prune_vocab
 from ..compression.importance import Method
 from ..compression.planning import largest_sizes
 from ..convert import load_pretrained
-from ..data import data_collator, encode_task, length_limit, load_task
-from ..data.tasks import as_text, load_texts
+from ..data import data_collator, encode_task, length_limit, load_task, load_texts
+from ..data.tasks import as_text
 from ..evaluation import evaluate
 from ..files import check_free
 from ..inference.prediction import on_accelerator
@@ -170,18 +170,19 @@ def prune_vocabulary_on_task(
     loaded_task = load_task(task, data_dir, **task_options)
     loaded, tokenizer = load_pretrained(model, loaded_task.head, trust_remote_code, require_head=True)
     dataset = loaded_task.evaluation if loaded_task.train is None else loaded_task.train
-    own = [as_text(value) for column in loaded_task.text_columns for value in dataset[column]]
-    further = []
+    counted = [as_text(value) for column in loaded_task.text_columns for value in dataset[column]]
+    importance = None
     if texts is not None:
         further = [as_text(value) for column in load_texts(texts, data_dir, max_rows=text_rows) for value in column]
+        importance = np.zeros(loaded.config.vocab_size)
+        for counts in (count_tokens(tokenizer, further), count_tokens(tokenizer, counted)):
+            # The further ones scaled to below 1: they order what the task's own texts do not.
+            importance /= importance.max() + 1
+            importance[: len(counts)] += counts
+        counted += further
     before = len(tokenizer)
-    importance = np.zeros(loaded.config.vocab_size)
-    for counts in (count_tokens(tokenizer, further), count_tokens(tokenizer, own)):
-        # The further ones scaled to below 1: they order what the task's own texts do not.
-        importance /= importance.max() + 1
-        importance[: len(counts)] += counts
     pruned, smaller = prune_vocabulary(
-        loaded, tokenizer, [*own, *further], min_count=min_count, size=size, importance=importance
+        loaded, tokenizer, counted, min_count=min_count, size=size, importance=importance
     )
     scores = evaluate(on_accelerator(pruned), smaller, loaded_task, max_length=max_length)
     report = {
