@@ -5,6 +5,7 @@
 
 `--minilm` is a MiniLM that was fine-tuned on SST-2, such as by `compactbert finetune --model minilm --task sst2`. All
 runtimes take turns in one process, on one thread; quality is each runtime's accuracy over the 872 validation rows.
+bfloat16 is among them where the processor has it.
 """
 
 import tempfile
@@ -29,7 +30,7 @@ ZOO = Path(__file__).parent.parent / "zoo"
 SHAPES = [(1, 16), (1, 128), (32, 128)]
 PICTURED = "1x128"
 HEAD = "ForSequenceClassification"
-TICKS = (5, 10, 20, 50)  # milliseconds
+TICKS = (10, 20, 50)  # milliseconds
 BASELINE = "MiniLM-L6, transformers, eager"
 app = typer.Typer()
 
@@ -42,10 +43,13 @@ def runtimes_of(name: str, folder: Path, scratch: Path) -> dict[str, Any]:
 
     exported = scratch / name
     export_onnx(*load_pretrained(folder, HEAD), exported, int8=["dynamic"])
+    bfloat16 = {}
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        bfloat16[f"{name}, fused bfloat16"] = fuse(load().to(torch.bfloat16))
     return {
         f"{name}, sdpa": load(),
         f"{name}, fused": fuse(load()),
-        f"{name}, fused bfloat16": fuse(load().to(torch.bfloat16)),
+        **bfloat16,
         f"{name}, ONNX": load_for_inference(exported, HEAD, runtime="onnx")[0],
         f"{name}, ONNX int8": load_for_inference(exported, HEAD, runtime="onnx-int8")[0],
     }
@@ -68,10 +72,13 @@ def run(
         models = {BASELINE: bert} | runtimes_of("MiniLM-L6", minilm, Path(scratch))
         models |= runtimes_of("smbert-sst2", checkpoint, Path(scratch))
         latency = measure_latency(models, SHAPES, rounds=rounds, seconds=45)
+        measured = {}
         for name, model in models.items():
             words = small_tokenizer if name.startswith("smbert") else tokenizer
             accuracy = evaluate(model, words, task, max_length=64)["metrics"]["accuracy"]
-            RESULTS.record(("models", name), {"accuracy": accuracy, "latency": latency[name]})
+            measured[name] = {"accuracy": accuracy, "latency": latency[name]}
+    # Together: another machine's times say nothing beside these.
+    RESULTS.record(("models",), measured)
     show()
 
 
@@ -127,10 +134,11 @@ def summary(results: dict) -> str:
     others = [name for name in models if name != BASELINE]
     as_good, its_speed, its_accuracy = tell([name for name in others if models[name]["accuracy"] >= original])
     fastest, top_speed, top_accuracy = tell(others)
+    faster = "" if fastest == as_good else f"; {fastest} is {top_speed} at {top_accuracy}"
     return (
         f"Measured here on SST-2, {PICTURED} tokens, one thread, against MiniLM-L6 as users run it today "
         f"(transformers, eager, fp32, accuracy {original:.3f}): **{as_good} is {its_speed} and as good** "
-        f"({its_accuracy}); {fastest} is {top_speed} at {top_accuracy}."
+        f"({its_accuracy}){faster}."
     )
 
 

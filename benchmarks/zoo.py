@@ -216,7 +216,7 @@ def finetune(
     for key in task:
         if RESULTS.found("finetuned", name, key):
             continue
-        output = work_dir / f"{name}-{key}"
+        output = work_dir / f"{name}-finetuned-{key}"
         if not output.exists():
             compactbert.finetune(ROOT / "zoo" / name, key, output, data_dir=data_dir, seed=1, **FINETUNING[key])
         RESULTS.record(("finetuned", name, key), json.loads((output / "metrics.json").read_text())["metrics"])
@@ -228,11 +228,14 @@ def recipe_of(checkpoint: Checkpoint, data_dir: Path, work_dir: Path) -> str | M
         return checkpoint.recipe
     recipe = read_recipe(checkpoint.recipe, "recipes")
     recipe["name"] = f"{checkpoint.recipe}, changed"
-    for step in recipe["stages"]:
-        for settings in step.values():
-            settings |= checkpoint.changes.get(settings["name"], {})
-            if settings.get("texts") == "imdb":
-                settings["texts"] = str(sentences_of(data_dir / "imdb_10k", work_dir / "imdb"))
+    stages = {settings["name"]: settings for step in recipe["stages"] for settings in step.values()}
+    for name, changed in checkpoint.changes.items():
+        if name not in stages:
+            raise ValueError(f"changes: {checkpoint.recipe} has no stage {name!r}: take one of {', '.join(stages)}.")
+        stages[name] |= changed
+    for settings in stages.values():
+        if settings.get("texts") == "imdb":
+            settings["texts"] = str(sentences_of(data_dir / "imdb_10k", work_dir / "imdb"))
     return recipe
 
 

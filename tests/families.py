@@ -1,5 +1,6 @@
 """Tiny models of every family, uniform and with layers that differ: what the model tests run over; what they share."""
 
+import pytest
 import torch
 
 import modeling_mobilebert_md
@@ -45,6 +46,8 @@ FAMILIES = {
     "smbert-uniform": (modeling_smbert, "SmBert", SIZES | {"attention_head_size": None}),
     "smbert-uneven": (modeling_smbert, "SmBert", SIZES | {"attention_head_size": 8, "per_layer_config": UNEVEN}),
 }
+# One by default: a clean process takes seconds to import transformers.
+ARCHITECTURES = ["smbert", *(pytest.param(name, marks=pytest.mark.long) for name in ("mobilebert_md", "ib_bert"))]
 ALL_CLASSES = [(family, name) for family in FAMILIES for name in ("Model", *(f"For{task}" for task in TASKS))]
 
 

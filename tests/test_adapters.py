@@ -15,7 +15,7 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset
-from families import SIZES, assert_same, build, inputs_for, perturb, snapshot
+from families import ARCHITECTURES, SIZES, assert_same, build, inputs_for, perturb, snapshot
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import constants
@@ -234,7 +234,7 @@ for method in methods:
 """
 
 
-@pytest.mark.parametrize("name", ["smbert", "mobilebert_md", "ib_bert"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_adapter_loads_with_peft_alone_on_a_remote_code_base(name, tmp_path):
     make(name).save_pretrained(tmp_path / "base")
     # These need our package: GLoRA for NoNorm models, as PEFT's takes no subclass of `nn.Linear`.

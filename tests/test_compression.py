@@ -196,6 +196,7 @@ for folder in sys.argv[1:]:
 """
 
 
+@pytest.mark.long
 def test_pruned_models_load_without_our_packages(tmp_path):
     expected = {}
     for family in ("mobilebert_md-stages", "smbert-uneven"):

@@ -24,6 +24,7 @@ def student(tmp_path_factory, minilm_tokenizer):
     return folder
 
 
+@pytest.mark.long
 def test_a_killed_distillation_continues_to_the_same_weights(student, finetuned, shared_reviews, tmp_path):
     places, whole, killed = [str(student), str(shared_reviews)], tmp_path / "whole", tmp_path / "killed"
     terms = {"teacher": str(finetuned), "hidden_state_weight": 1.0, "teacher_cache": str(tmp_path / "cache")}

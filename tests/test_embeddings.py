@@ -74,6 +74,7 @@ def test_simcse_draws_texts_apart(base, tmp_path):
     assert similarities(tmp_path / "out")[1] < similarities(base)[1]
 
 
+@pytest.mark.long
 def test_the_result_loads_without_our_packages(minilm_tokenizer, pairs, tmp_path):
     base = save("mobilebert_md-stages", tmp_path / "base", minilm_tokenizer)
     train_embeddings(base, str(pairs), tmp_path / "out", method="pairs", max_steps=1, **COLUMNS, **SETTINGS)

@@ -379,6 +379,7 @@ def test_a_student_starts_from_the_teachers_embeddings(whole):
     assert 0 < (student[name] - teacher[name]).abs().max() < 0.015 < teacher[name].std()
 
 
+@pytest.mark.long
 def test_a_killed_job_continues_where_it_was(place, whole, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps(place.recipe))

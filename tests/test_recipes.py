@@ -63,6 +63,7 @@ def test_the_result_is_a_finished_repository(compressed):
     assert not output.with_name("small-reviews.partial").exists()
 
 
+@pytest.mark.long
 def test_the_result_works_without_our_package(compressed):
     output, _ = compressed
     texts = ["film is good", "music is bad"]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from families import FAMILIES, TASKS, build, inputs_for, tensors_of
+from families import ARCHITECTURES, FAMILIES, TASKS, build, inputs_for, tensors_of
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertTokenizer, pipeline
 
 from compactbert.hub import classify_in_clean_process, run_without_packages
@@ -27,7 +27,7 @@ print(json.dumps(result))
 
 
 # Processes cost more than all that they load.
-@pytest.mark.parametrize("architecture", ["mobilebert_md", "ib_bert", "smbert"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_auto_class_loads_in_a_clean_process(architecture, tmp_path):
     heads = {"AutoModel": "Model", **{f"AutoModelFor{task}": f"For{task}" for task in TASKS}}
     expected, inputs = {}, {}
@@ -46,6 +46,7 @@ def test_every_auto_class_loads_in_a_clean_process(architecture, tmp_path):
             torch.testing.assert_close(torch.tensor(found["tensors"][key]), value)
 
 
+@pytest.mark.long
 def test_any_auto_class_loads_a_checkpoint_of_another_head(tmp_path):
     build("ib_bert-stages", "ForMaskedLM").save_pretrained(tmp_path)
     code = """
@@ -138,6 +139,7 @@ def assert_alike(here, there):
     assert [row["score"] for row in there] == pytest.approx([row["score"] for row in here])
 
 
+@pytest.mark.long
 def test_pipelines_of_every_family_work_in_a_clean_process(tmp_path, minilm_tokenizer):
     expected = {family: save_classifier(family, minilm_tokenizer, tmp_path / family) for family in FAMILIES}
     found = json.loads(run_without_packages(CLASSIFY_ALL, str(tmp_path), json.dumps(TEXTS)).splitlines()[-1])
