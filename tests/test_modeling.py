@@ -211,6 +211,7 @@ def test_torch_compile_fullgraph(family):
     assert_same_outputs(compiled(**inputs), model(**inputs), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 # Without gradients SmBERT could take another way.
 @pytest.mark.parametrize(("family", "gradients"), [*((f, True) for f in FAMILIES), ("smbert-uneven", False)])
 def test_torch_export_with_dynamic_batch_and_length(family, gradients, monkeypatch):
