@@ -114,9 +114,9 @@ def test_inputs_embeds_equal_input_ids(family, name):
     assert_same_outputs(model(**inputs), expected)
 
 
-@families
-def test_inputs_must_be_given_once(family):
-    model = build(family)
+@classes
+def test_inputs_must_be_given_once(family, name):
+    model = build(family, name)
     inputs = inputs_for(model)
     embedded = model.get_input_embeddings()(inputs["input_ids"])
     with pytest.raises(ValueError, match="Exactly one of"):

@@ -652,10 +652,10 @@ class SmBertForMultipleChoice(SmBertWithHead):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | MultipleChoiceModelOutput:
         """Inputs of shape `(batch, num_choices, seq)`; `labels` of shape `(batch,)`, the index of the right choice."""
-        num_choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         flat_inputs = (None if tensor is None else tensor.flatten(0, 1) for tensor in inputs)
         outputs = self.bert(*flat_inputs, return_dict=True, **kwargs)
+        num_choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]
         logits = self.classifier(self.dropout(outputs.pooler_output)).view(-1, num_choices)
         loss = None
         if labels is not None:

@@ -76,7 +76,7 @@ class SmBertConfig(PreTrainedConfig):
             The masked language modelling head reuses the token embeddings.
 
     Raises:
-        ValueError: where fields contradict each other, naming both.
+        huggingface_hub.errors.StrictDataclassError: where fields contradict each other, naming both.
 
     Example:
 
