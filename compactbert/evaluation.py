@@ -87,7 +87,7 @@ def evaluate(
         "split": task.evaluation_split,
         "rows": len(dataset),
         "truncated": truncated,
-        "metrics": score_logits(task, logits, dataset["labels"]),
+        "metrics": score_logits(task, logits, dataset["labels"][:]),
         "seconds": round(seconds, 3),
     }
 
@@ -116,7 +116,7 @@ def _in_labels_of(model: PreTrainedModel, task: Task) -> Task:
         return row
 
     column = task.label_column
-    labels = [reorder(label) for label in task.evaluation[column]]
+    labels = [reorder(label) for label in task.evaluation[column][:]]
     evaluation = task.evaluation.remove_columns(column).add_column(column, labels)
     return replace(task, label_names=names, evaluation=evaluation)
 

@@ -387,7 +387,7 @@ def inspect(
         embedded = embed_texts(loaded, tokenizer, texts[-len(column) :], max_length)
         labels = ["texts"] * len(column)
         if loaded_task.problem == "single_label_classification":
-            labels = [loaded_task.label_names[i] for i in loaded_task.evaluation[loaded_task.label_column]]
+            labels = [loaded_task.label_names[i] for i in loaded_task.evaluation[loaded_task.label_column][:]]
         figures["embeddings.png"] = plot_embeddings(project(embedded, projection, seed), labels)
     statistics = attention_statistics(loaded, tokenizer, texts, max_length)
     figures["attention.png"] = plot_attention(*attention_maps(loaded, tokenizer, texts[0], max_length), layer)

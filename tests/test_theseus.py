@@ -322,6 +322,7 @@ def test_settings_that_cannot_work_are_refused(layers, settings, message, tmp_pa
 SETTINGS = {"epochs": 3, "learning_rate": 3e-3, "batch_size": 32, "max_length": 16, "replacing_rate_coefficient": 0.05}
 
 
+@pytest.mark.long
 def test_a_killed_run_continues_to_the_same_weights(finetuned, shared_reviews, tmp_path):
     places = [str(finetuned), str(shared_reviews)]
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -268,7 +268,7 @@ def _outside(dataset: Dataset, label_column: str) -> Any:
     feature: Any = getattr(dataset.features[label_column], "feature", None)
     if isinstance(feature, ClassLabel) and "O" in feature.names:
         return feature.str2int("O")
-    if any("O" in tags for tags in dataset[label_column] if tags and isinstance(tags[0], str)):
+    if any("O" in tags for tags in dataset[label_column][:] if tags and isinstance(tags[0], str)):
         return "O"
     raise ValueError(f"No label of column {label_column!r} is 'O': say with `outside` which one is outside of spans.")
 

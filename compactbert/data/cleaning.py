@@ -135,7 +135,7 @@ def clean(dataset: Dataset, text_columns: Sequence[str] = ("text",), **options: 
     changed = [False] * len(dataset)
     empty = [False] * len(dataset)
     for column in text_columns:
-        before = list(dataset[column])
+        before = dataset[column][:]
         after = [cleaned(value) for value in before]
         for i, (old, new) in enumerate(zip(before, after, strict=True)):
             changed[i] |= old != new

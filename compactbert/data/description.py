@@ -101,7 +101,7 @@ def describe_task(
 
 
 def _token_counts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, text_columns: Sequence[str]) -> list[int]:
-    columns = [list(dataset[column]) for column in text_columns]
+    columns = [dataset[column][:] for column in text_columns]
     is_split = isinstance(columns[0][0], list)
     columns = columns if is_split else [[str(text) for text in column] for column in columns]
     # Texts longer than the model takes are what is counted here.
@@ -115,7 +115,7 @@ def _quantiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def _labels(dataset: Dataset, label_column: str) -> dict[str, float]:
-    labels = list(dataset[label_column])
+    labels = dataset[label_column][:]
     if isinstance(labels[0], float):
         return _quantiles(labels)
     flat = [label for value in labels for label in (value if isinstance(value, list) else [value])]

@@ -110,7 +110,7 @@ def first_occurrences(texts: Sequence[str], near: float | None = None, seed: int
 
 def texts_of(dataset: Dataset, text_columns: Sequence[str]) -> list[str]:
     """A text for every row, of all its columns."""
-    columns = [dataset[column] for column in text_columns]
+    columns = [dataset[column][:] for column in text_columns]
     return ["\n".join(map(as_text, row)) for row in zip(*columns, strict=True)]
 
 
@@ -165,7 +165,7 @@ def drop_duplicates(
         "left": len(kept),
     }
     if label_column:
-        labels = list(dataset[label_column])
+        labels = dataset[label_column][:]
         report["conflicting"] = sum(labels[i] != labels[first] for i, first in enumerate(found))
     return kept, report
 

@@ -109,7 +109,7 @@ def encode_task(
 
     ```
     """
-    columns = [list(dataset[column]) for column in task.text_columns]
+    columns = [dataset[column][:] for column in task.text_columns]
     features, encodings, truncated = encode_texts(columns, tokenizer, max_length)
     for i, (feature, labels) in enumerate(zip(features, dataset[task.label_column], strict=True)):
         if task.problem == "token_classification":

@@ -65,7 +65,7 @@ def split(
         raise ValueError(f"`leakage` must be one of {get_args(Leakage)}, got {leakage!r}.")
     if len(shares) != len(SPLITS) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
         raise ValueError(f"`shares` must be three positive numbers that sum to 1, got {tuple(shares)}.")
-    labels = list(dataset[label_column])
+    labels = dataset[label_column][:]
     classes = labels if isinstance(labels[0], str | int | bool) else None
     held_out = shares[1] + shares[2]
     rows = list(range(len(dataset)))

@@ -261,7 +261,7 @@ def _read_columns(source: Any, text_columns: Sequence[str], pairs: bool) -> list
         check_text_columns(text_columns)
         table = read_table(Path(source))
         check_columns(table, text_columns, str(source))
-        return [[as_text(value) for value in table[column]] for column in text_columns]
+        return [[as_text(value) for value in table[column][:]] for column in text_columns]
     rows = _read_lines(source, pairs) if isinstance(source, str | Path) else list(source)
     if not rows:
         raise ValueError(f"There is nothing to predict: {str(source)[:80]!r} is empty.")

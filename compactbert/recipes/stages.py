@@ -170,7 +170,7 @@ def prune_vocabulary_on_task(
     loaded_task = load_task(task, data_dir, **task_options)
     loaded, tokenizer = load_pretrained(model, loaded_task.head, trust_remote_code, require_head=True)
     dataset = loaded_task.evaluation if loaded_task.train is None else loaded_task.train
-    counted = [as_text(value) for column in loaded_task.text_columns for value in dataset[column]]
+    counted = [as_text(value) for column in loaded_task.text_columns for value in dataset[column][:]]
     importance = None
     if texts is not None:
         further = [as_text(value) for column in load_texts(texts, data_dir, max_rows=text_rows) for value in column]

@@ -203,8 +203,8 @@ def _rows(
     if positive not in loaded.label_names:
         raise ValueError(f"`positive` must be one of the classes {loaded.label_names}, got {positive!r}.")
     wanted = loaded.label_names.index(positive)
-    first, second = (list(map(str, loaded.train[column])) for column in spec.text_columns)
-    labels = [int(label == wanted) for label in loaded.train[spec.label_column]]
+    first, second = (list(map(str, loaded.train[column][:])) for column in spec.text_columns)
+    labels = [int(label == wanted) for label in loaded.train[spec.label_column][:]]
     rows = Dataset.from_dict({"anchor": first, "positive": second, "label": labels})
     if method == "margin":
         return rows

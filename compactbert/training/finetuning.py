@@ -237,7 +237,7 @@ class FinetuningTrainer(ResumableTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         if self.args.balanced_sampling:  # type: ignore[attr-defined]
             dataset: Any = self.train_dataset if train_dataset is None else train_dataset
-            return _BalancedSampler(dataset["labels"], self.args.seed)
+            return _BalancedSampler(dataset["labels"][:], self.args.seed)
         return super()._get_train_sampler(train_dataset)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
