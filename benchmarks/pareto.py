@@ -23,6 +23,7 @@ from compactbert.data import load_task
 from compactbert.evaluation import evaluate
 from compactbert.files import write_figure
 from compactbert.inference import export_onnx, fuse, load_for_inference
+from compactbert.training.run import computes_in_bf16
 
 
 RESULTS = Results(__file__)
@@ -44,7 +45,7 @@ def runtimes_of(name: str, folder: Path, scratch: Path) -> dict[str, Any]:
     exported = scratch / name
     export_onnx(*load_pretrained(folder, HEAD), exported, int8=["dynamic"])
     bfloat16 = {}
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if computes_in_bf16():
         bfloat16[f"{name}, fused bfloat16"] = fuse(load().to(torch.bfloat16))
     return {
         f"{name}, sdpa": load(),

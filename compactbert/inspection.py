@@ -382,7 +382,7 @@ def inspect(
     figures = {}
     if task is not None:
         loaded_task = load_task(task, data_dir, max_evaluation_rows=rows, **task_options)
-        column = loaded_task.evaluation[loaded_task.text_columns[0]]
+        column = loaded_task.evaluation[loaded_task.text_columns[0]][:]
         texts += map(as_text, column)
         embedded = embed_texts(loaded, tokenizer, texts[-len(column) :], max_length)
         labels = ["texts"] * len(column)

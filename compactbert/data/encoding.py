@@ -111,7 +111,7 @@ def encode_task(
     """
     columns = [dataset[column][:] for column in task.text_columns]
     features, encodings, truncated = encode_texts(columns, tokenizer, max_length)
-    for i, (feature, labels) in enumerate(zip(features, dataset[task.label_column], strict=True)):
+    for i, (feature, labels) in enumerate(zip(features, dataset[task.label_column][:], strict=True)):
         if task.problem == "token_classification":
             labels = [labels[word] if word is not None else IGNORED_LABEL for word in first_words(encodings[i])]
         feature["labels"] = labels

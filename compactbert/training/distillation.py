@@ -290,7 +290,7 @@ class DistillationTrainer(ResumableTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(self.model, MultiTaskModel):
-            return TaskBatchSampler(dataset["task"], self.args.train_batch_size, self.args.seed)
+            return TaskBatchSampler(dataset["task"][:], self.args.train_batch_size, self.args.seed)
         return super()._get_train_sampler(train_dataset)
 
     def create_optimizer(self, model: Any = None) -> Any:
