@@ -296,11 +296,12 @@ def run(
 
 def _with_interval(values: list[float], form: str) -> str:
     """Mean, and half the width of its 95 % interval (Student's t) where there are several values."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return f"{mean:{form}}"
-    half = student_t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean:{form}} ± {half:.3f}"
+    mean = f"{statistics.fmean(values):{form}}"
+    return mean if len(values) < 2 else f"{mean} ± {_half_interval(values):.3f}"
+
+
+def _half_interval(values: list[float]) -> float:
+    return student_t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
 
 
 class Table:
@@ -323,6 +324,11 @@ class Table:
 
     def scores(self, task: str, method: str, metric: str = "accuracy") -> dict[tuple[str, str], float]:
         return {key: run["metrics"][metric] for key, run in self.runs(task, method).items()}
+
+    def differences(self, task: str, method: str) -> list[float]:
+        """What ours scores more, under the same teacher and with the same seed."""
+        ours, theirs = self.scores(task, OURS), self.scores(task, method)
+        return [ours[key] - theirs[key] for key in ours if key in theirs]
 
     def teacher_scores(self, task: str, metric: str = "accuracy") -> dict[str, float]:
         """By teacher; those that were trained on the task."""
@@ -358,6 +364,24 @@ class Table:
         return [share for share, _ in points], [kept for _, kept in points]
 
 
+def summary(results: dict) -> str:
+    """The README's sentences about its tables."""
+    table = Table(results)
+    pairs = {task: [table.differences(task, method) for method in BASELINES] for task in table.tasks}
+    ahead = {task: found for task, found in pairs.items() if min(map(statistics.fmean, found)) > 0}
+    compared = [differences for found in ahead.values() for differences in found]
+    clear = sum(statistics.fmean(differences) > _half_interval(differences) for differences in compared)
+    kept = {}
+    for part in ("1/6", "1/20"):
+        average, whole = table.averages(f"{OURS}, {part} of the encoder", table.tasks)
+        kept[part] = f"{average / whole:.1%}"
+    return (
+        f"SmBERT is ahead of every baseline on {len(ahead)} of the {len(table.tasks)} tasks, and by more than the "
+        f"interval in {clear} of these {len(compared)} comparisons. A sixth of the encoder keeps {kept['1/6']} of the "
+        f"teacher's average, a twentieth {kept['1/20']}."
+    )
+
+
 def render(results: dict) -> str:
     """The README's tables: quality kept per task, and paired differences."""
     table = Table(results)
@@ -389,9 +413,8 @@ def render(results: dict) -> str:
             continue
         cells = []
         for task in tasks:
-            ours, theirs = table.scores(task, OURS), table.scores(task, method)
-            both = [ours[key] - theirs[key] for key in ours if key in theirs]
-            cells.append(_with_interval(both, "+.3f") if both else "")
+            differences = table.differences(task, method)
+            cells.append(_with_interval(differences, "+.3f") if differences else "")
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

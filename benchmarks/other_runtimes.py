@@ -1,35 +1,46 @@
-"""A classifier in runtimes that the package has no command for, tried: does it run there, and compute the same?
+"""A classifier in runtimes that the package has no command for: does it run there, and compute the same?
+`benchmarks/other_runtimes.json`.
 
-    pip install openvino && python benchmarks/other_runtimes.py openvino zoo/smbert-sst2
-    pip install executorch && python benchmarks/other_runtimes.py executorch zoo/smbert-sst2 [--int8] [--task sst2]
+    pip install openvino executorch
+    python benchmarks/other_runtimes.py run --data-dir DATA [--model zoo/smbert-sst2]
+    python benchmarks/other_runtimes.py show
 
-Prints the size of the file, the largest difference from torch as a share of the largest output, and a task's score.
-Tried on x86 with OpenVINO 2026.4.1 and ExecuTorch 1.5.1 (torch 2.13, torchao 0.18): see README.md. ExecuTorch takes one
-shape a file here, and the unfused model with eager attention: its lowering of what torch traces of
-`scaled_dot_product_attention` ends with an error about strides. Its quantizer takes no arithmetic on indices, such as
-transformers' of masks, so the mask is made before. ExecuTorch needs the versions of torch and torchao that it names.
+On the evaluation rows of its task, one at a time and padded to 64 tokens: ExecuTorch takes one shape a file here, and
+the unfused model with eager attention, for its lowering of what torch traces of `scaled_dot_product_attention` ends
+with an error about strides. Its quantizer takes no arithmetic on indices, such as transformers' of masks, so the mask
+is made before. ExecuTorch needs the versions of torch and torchao that it names.
 """
 
 import tempfile
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
+from results import Results
 from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from compactbert.cards import markdown_table
 from compactbert.data import encode_task, load_task, score_logits
 from compactbert.inference import export_onnx, load_for_inference
 
 
-LENGTH = 64
-TEXTS = ["A warm, funny and moving film.", "Dull and long."]
+RESULTS = Results(__file__)
+TASK, LENGTH = "sst2", 64
+INPUTS = ("input_ids", "attention_mask")
 app = typer.Typer()
+
+# Of a file's bytes, and what computes a padded row's logits with it.
+Loaded = tuple[int, Callable[[dict[str, torch.Tensor]], Any]]
 
 
 class Logits(nn.Module):
-    def __init__(self, model):
+    def __init__(self, model: PreTrainedModel):
         super().__init__()
         self.model = model
 
@@ -38,51 +49,40 @@ class Logits(nn.Module):
         return self.model(input_ids=input_ids, attention_mask=mask.expand(-1, -1, input_ids.shape[1], -1)).logits
 
 
-def load(folder: Path):
-    model, tokenizer = load_for_inference(folder, "ForSequenceClassification")
-    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
-    with torch.no_grad():
-        return model, tokenizer, batch, model(**batch).logits.numpy()
+def plain(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, row: dict[str, torch.Tensor]) -> Loaded:
+    return sum(tensor.nbytes for tensor in model.state_dict().values()), lambda row: model(**row).logits
 
 
-def tell(size: int, found, expected) -> None:
-    difference = np.abs(np.asarray(found) - expected).max() / np.abs(expected).max()
-    print(f"{size / 1e6:.1f} MB, difference {difference:.1e}")
-
-
-@app.command()
-def openvino(folder: Path):
+def openvino(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, row: dict[str, torch.Tensor]) -> Loaded:
     import openvino
 
-    model, tokenizer, batch, expected = load(folder)
     with tempfile.TemporaryDirectory() as scratch:
         export_onnx(model, tokenizer, Path(scratch) / "exported")
         file = Path(scratch) / "exported" / "onnx" / "model.onnx"
         # Where a processor has bfloat16, OpenVINO would use it.
         compiled = openvino.compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        tell(
-            file.stat().st_size, compiled({name: tensor.numpy() for name, tensor in batch.items()})["logits"], expected
-        )
+        size = file.stat().st_size
+
+    def compute(row):
+        texts = {name: tensor.numpy() for name, tensor in row.items()}
+        # Of a single sentence.
+        return compiled(texts | {"token_type_ids": np.zeros_like(texts["input_ids"])})["logits"]
+
+    return size, compute
 
 
-@app.command()
-def executorch(folder: Path, int8: bool = False, task: str | None = None, data_dir: Path | None = None):
+def executorch(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, row: dict[str, torch.Tensor], int8: bool = False
+) -> Loaded:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.backends.xnnpack.quantizer import xnnpack_quantizer
     from executorch.exir import to_edge_transform_and_lower
     from executorch.runtime import Runtime
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    model, tokenizer, *_ = load(folder)
     model.set_attn_implementation("eager")
-
-    def padded(texts: dict) -> tuple[torch.Tensor, torch.Tensor]:
-        batch = tokenizer.pad(texts, padding="max_length", max_length=LENGTH, return_tensors="pt")
-        return batch["input_ids"], batch["attention_mask"]
-
-    inputs = padded(tokenizer(TEXTS[:1]))
+    inputs = tuple(row[name] for name in INPUTS)
     traced: Any = Logits(model).eval()
-    expected = traced(*inputs).detach().numpy()
     if int8:
         # Scales of activations as they come: nothing is calibrated, but the observers must have seen something.
         config = xnnpack_quantizer.get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True)
@@ -92,16 +92,70 @@ def executorch(folder: Path, int8: bool = False, task: str | None = None, data_d
         traced = convert_pt2e(traced)
     program = torch.export.export(traced, inputs)
     lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
-    method = Runtime.get().load_program(lowered.buffer).load_method("forward")
+    loaded = Runtime.get().load_program(lowered.buffer)
+    method = loaded.load_method("forward")
     assert method is not None
-    tell(len(lowered.buffer), method.execute(list(inputs))[0], expected)
-    if task is not None:
-        loaded = load_task(task, data_dir)
-        rows, _ = encode_task(loaded, loaded.evaluation, tokenizer, LENGTH)
-        names = ("input_ids", "attention_mask")
-        # Copied, for the runtime writes the next row's to the same place.
-        logits = [np.array(method.execute(list(padded({name: [row[name]] for name in names})))[0])[0] for row in rows]
-        print(score_logits(loaded, logits, rows["labels"]))
+
+    def compute(row, kept=(lowered, loaded)):
+        # Copied, for the runtime writes the next row's to the same place, and reads from what is `kept`.
+        return np.array(method.execute([row[name] for name in INPUTS])[0])
+
+    return len(lowered.buffer), compute
+
+
+# With the packages that each is of.
+RUNTIMES = {
+    "torch": (plain, ("torch",)),
+    "OpenVINO, float32": (openvino, ("openvino",)),
+    "ExecuTorch with XNNPACK": (executorch, ("executorch", "torchao")),
+    "ExecuTorch with XNNPACK, int8": (partial(executorch, int8=True), ("executorch", "torchao")),
+}
+
+
+@app.command()
+@torch.no_grad()
+def run(data_dir: Annotated[Path, typer.Option()], model: Path = Path("zoo/smbert-sst2")):
+    loaded, tokenizer = load_for_inference(model, "ForSequenceClassification")
+    task = load_task(TASK, data_dir)
+    encoded, _ = encode_task(task, task.evaluation, tokenizer, LENGTH)
+    texts = [{name: [row[name]] for name in INPUTS} for row in encoded]
+    padding = {"padding": "max_length", "max_length": LENGTH, "return_tensors": "pt"}
+    rows = [{name: tokenizer.pad(text, **padding)[name] for name in INPUTS} for text in texts]
+    expected = None
+    for name, (load, packages) in RUNTIMES.items():
+        size, compute = load(loaded, tokenizer, rows[0])
+        logits = np.concatenate([np.asarray(compute(row)) for row in rows])
+        expected = logits if expected is None else expected
+        found = {
+            "bytes": size,
+            "difference": float(np.abs(logits - expected).max() / np.abs(expected).max()),
+            "accuracy": score_logits(task, list(logits), encoded["labels"])["accuracy"],
+            "versions": {package: version(package) for package in packages},
+        }
+        RESULTS.record((model.name, name), found)
+    show()
+
+
+def render(results: dict) -> str:
+    """The README's table."""
+    rows = [
+        (
+            f"{model}, {name}",
+            ", ".join(f"{package} {number}" for package, number in found["versions"].items()),
+            f"{found['bytes'] / 1e6:.1f}",
+            f"{found['difference']:.0e}" if found["difference"] else "",
+            f"{found['accuracy']:.3f}",
+        )
+        for model, runtimes in results.items()
+        if model != "environment"
+        for name, found in runtimes.items()
+    ]
+    return markdown_table(("", "version", "MB", "difference", f"accuracy, {TASK}"), rows)
+
+
+@app.command()
+def show():
+    print(render(RESULTS.read()))
 
 
 if __name__ == "__main__":

@@ -202,6 +202,7 @@ def test_importing_the_package_is_enough():
     assert int(output.stdout) > 0
 
 
+@pytest.mark.long
 def test_without_peft_the_package_imports_and_adapters_say_what_is_missing(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     code = f"""

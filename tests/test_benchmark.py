@@ -51,8 +51,12 @@ def test_the_environment_says_what_a_figure_depends_on():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 def test_the_memory_of_a_task_is_what_the_process_grows_by():
-    # 64 MB.
-    assert 60 < peak_mb(lambda: torch.ones(2**24)) < 80
+    def work():
+        torch.ones(2**24)  # 64 MB
+
+    # So much at once makes the allocator give back what other tests have left: here, and not while it is measured.
+    work()
+    assert 60 < peak_mb(work) < 80
 
 
 @pytest.fixture

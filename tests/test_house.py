@@ -135,6 +135,7 @@ def test_files_are_short_and_named():
         assert path.stem not in {"utils", "helpers", "common", "misc"}, path
 
 
+@pytest.mark.long
 def test_importing_the_toolkit_costs_no_more_than_the_models():
     code = """
 import sys

@@ -187,6 +187,7 @@ print(json.dumps({"reviews": reviews, "pruned": pruned, "adapter": adapter, "wor
 """
 
 
+@pytest.mark.long
 def test_strangers_load_everything_online_and_offline(hub, sources, published, minilm_tokenizer):
     ids = torch.tensor(IDS)
     with torch.no_grad():
@@ -218,6 +219,7 @@ print(json.dumps(printed))
 """
 
 
+@pytest.mark.long
 def test_the_snippets_of_the_cards_run_as_printed(hub, published):
     strange, installed = [], []
     for name in ("reviews", "pruned", "adapter"):

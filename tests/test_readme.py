@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import json
+import math
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +14,7 @@ from typer.main import get_command
 import compactbert
 from compactbert.cli import app
 from compactbert.recipes import demonstration, load_recipe
+from compactbert.records import Folder
 
 
 ROOT = Path(__file__).parent.parent
@@ -30,8 +32,8 @@ def demo_run(tmp_path_factory):
     # Beside what the demo leaves, as in a checkout.
     (folder / "zoo").symlink_to(ROOT / "zoo")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("compactbert.recipes.demonstration.TRAIN_ROWS", 64)
-        patch.setattr("compactbert.recipes.demonstration.EVALUATION_ROWS", 32)
+        patch.setattr("compactbert.recipes.demonstration.TRAIN_ROWS", 16)
+        patch.setattr("compactbert.recipes.demonstration.EVALUATION_ROWS", 16)
         patch.setattr("compactbert.recipes.checks.DEFAULT_ROWS", (1,))
         patch.setattr("compactbert.recipes.checks.DEFAULT_LENGTH", 16)
         return folder, compactbert.demo(folder / "compactbert-demo")
@@ -50,7 +52,7 @@ def test_the_demo_ends_in_a_clean_process(demo_run):
 @pytest.mark.long
 def test_the_demo_can_be_called_again(demo_run, monkeypatch):
     folder, result = demo_run
-    monkeypatch.setattr("compactbert.recipes.demonstration.TRAIN_ROWS", 64)
+    monkeypatch.setattr("compactbert.recipes.demonstration.TRAIN_ROWS", 16)
     again = compactbert.demo(folder / "compactbert-demo")
     assert again["report"] == result["report"]
     with pytest.raises(ValueError, match="exists"):
@@ -127,3 +129,30 @@ def test_the_zoo_was_made_by_the_recipes_that_make_it(load_benchmark, tmp_path, 
             # A published report names no folders.
             assert {**one, "texts": ""} == {**other, "texts": ""}, name
         assert report["recipe"]["name"] == recipe.name
+
+
+def test_the_zoo_is_described_as_it_was_made(load_benchmark):
+    zoo, text = load_benchmark("zoo"), README.replace("\n", " ")
+    read = {folder.name: Folder.read(folder) for folder in zoo.folders()}
+
+    def stages(name):
+        return [settings for step in read[name].record["settings"]["recipe"]["stages"] for settings in step.values()]
+
+    texts = {stage.get("text_rows") for stage in stages("smbert-sst2") if "hidden_state_weight" in stage}
+    assert f"its teacher's opinion of {texts.pop():,} sentences" in text
+    epochs = [stage.get("epochs", 0) for stage in stages("smbert-paws-x")]
+    assert (sum(epochs[2:]), "for ten epochs more than its teacher" in text) == (10, True)
+    assert f"vocabulary was cut to {stages('smbert-qqp')[1]['size']:,} tokens first" in text
+    transfer = read["mobilebert-md"].record
+    assert f"had {transfer['steps']:,} steps of {transfer['tokens_per_step']:,} tokens" in text
+    (right,), rows = (
+        read["smbert-mnli-lora-rte"].scores.values(),
+        read["smbert-mnli-lora-rte"].record["rows"]["validation"],
+    )
+    error = 100 * math.sqrt(right * (1 - right) / rows)
+    assert f"an accuracy over RTE's {rows} rows has a standard error of {error:.1f} points" in text
+    # Per token, with the head of a language model too: as many float16 values as a layer is wide.
+    cut = sum((30522 - one.config.vocab_size) * one.config.hidden_size * 2 for one in read.values() if one.config)
+    here = sum(path.stat().st_size for path in (ROOT / "zoo").rglob("*") if path.is_file())
+    assert "more than 300 MB in place of 200" in text
+    assert here <= 200e6 < 300e6 < here + cut < 310e6

@@ -4,7 +4,7 @@ import errno
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,7 +162,7 @@ class TeacherCache:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         rows = _inputs_of(dataset)
-        lengths = np.array([len(ids) for ids in rows["input_ids"]])
+        lengths = np.array([len(ids) for ids in _column(rows, "input_ids")])
         offsets = np.concatenate([[0], lengths.cumsum()])
         np.save(partial / "offsets.npy", offsets)
         arrays: dict[str, np.memmap] = {}
@@ -211,6 +211,12 @@ def _inputs_of(dataset: Dataset) -> Dataset:
     return dataset.select_columns([name for name in dataset.column_names if name not in (*LABELS, "length")])
 
 
+def _column(dataset: Dataset, name: str) -> Iterator[Any]:
+    """A column's values, read by the thousand: one at a time is slow, and a corpus in one piece takes its memory."""
+    for batch in dataset.select_columns([name]).iter(1000):
+        yield from batch[name]
+
+
 def _check_collator(collator: Callable, dataset: Dataset) -> None:
     rows = _inputs_of(dataset.select(range(min(len(dataset), CACHE_BATCH_SIZE))))
     for row, ids in zip(rows, collator(list(rows))["input_ids"].tolist(), strict=True):
@@ -241,7 +247,7 @@ def _digest(teacher: PreTrainedModel, dataset: Dataset, request: Request) -> str
     rows = _inputs_of(dataset)
     for name in sorted(rows.column_names):
         digest.update(name.encode())
-        for row in rows[name]:
+        for row in _column(rows, name):
             digest.update(np.asarray(row, dtype=np.int64).tobytes())
             digest.update(b"|")
     return digest.hexdigest()[:32]
