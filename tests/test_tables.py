@@ -328,6 +328,13 @@ def test_bad_augmentation_is_refused(method, options, message):
         augment(table, method, **options)
 
 
+@pytest.mark.parametrize("work", [split, lambda empty: augment(empty, "deletion")], ids=["split", "augment"])
+def test_a_table_without_rows_is_refused(work):
+    empty = Dataset.from_dict({"text": ["x"], "label": ["y"]}).select([])
+    with pytest.raises(ValueError, match="The table has no rows: expected at least one"):
+        work(empty)
+
+
 def test_a_model_without_a_mask_token_is_refused(minilm_tokenizer):
     tokenizer = deepcopy(minilm_tokenizer)
     tokenizer.mask_token = None

@@ -15,7 +15,7 @@ from tokenizers.models import WordPiece
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .cleaning import HAN
-from .tasks import check_columns, decode_utf8
+from .tasks import check_columns, check_rows, decode_utf8
 
 
 Method = Literal["deletion", "insertion", "swap", "replacement"]
@@ -183,8 +183,8 @@ def augment(
         nothing changed are left out.
 
     Raises:
-        ValueError: for an unknown method, a number out of range, words from nowhere or two places, a missing column,
-            or token labels among which `outside` is not.
+        ValueError: for an unknown method, a number out of range, words from nowhere or two places, a missing column, no
+            rows, or token labels among which `outside` is not.
 
     Example:
 
@@ -200,6 +200,7 @@ def augment(
     ```
     """
     check_columns(dataset, [*text_columns, label_column], "The table")
+    check_rows(dataset, "The table")
     _check(method, share, copies, words, fill)
     tagged = isinstance(dataset[0][text_columns[0]], list)
     if tagged and outside is None and method != "replacement":

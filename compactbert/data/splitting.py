@@ -9,7 +9,7 @@ from sklearn.model_selection import train_test_split
 
 from ..files import new_folder
 from .duplicates import count_leaks
-from .tasks import check_columns, write_table
+from .tasks import check_columns, check_rows, write_table
 
 
 SPLITS = ("train", "validation", "test")
@@ -46,8 +46,8 @@ def split(
         The splits, and what [`count_leaks`] found.
 
     Raises:
-        ValueError: if a column is missing, the shares do not sum to 1, a class is too small for three splits, or a
-            text is in two splits.
+        ValueError: if a column is missing, there are no rows, the shares do not sum to 1, a class is too small for
+            three splits, or a text is in two splits.
 
     Example:
 
@@ -61,6 +61,7 @@ def split(
     ```
     """
     check_columns(dataset, [*text_columns, label_column], "The table")
+    check_rows(dataset, "The table")
     if leakage not in get_args(Leakage):
         raise ValueError(f"`leakage` must be one of {get_args(Leakage)}, got {leakage!r}.")
     if len(shares) != len(SPLITS) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:

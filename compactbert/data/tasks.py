@@ -505,6 +505,12 @@ def check_columns(dataset: Dataset, columns: Sequence[str], what: str) -> None:
             )
 
 
+def check_rows(dataset: Dataset, what: str) -> None:
+    """Raises a `ValueError` if there are none."""
+    if not len(dataset):
+        raise ValueError(f"{what} has no rows: expected at least one.")
+
+
 def _has_integer_labels(dataset: Dataset, spec: TaskSpec) -> bool:
     return bool(spec.label_names or _class_label(dataset, spec)) and all(
         isinstance(label, int) for label in _flat_labels(dataset, spec)
@@ -577,6 +583,7 @@ __all__ = [
     "TaskSpec",
     "as_text",
     "check_columns",
+    "check_rows",
     "check_table",
     "check_text_columns",
     "decode_utf8",
