@@ -196,6 +196,7 @@ print(get_peft_model(model, LoraConfig(task_type="SEQ_CLS")).get_nb_trainable_pa
 """
 
 
+@pytest.mark.long
 def test_importing_the_package_is_enough():
     code = f"import compactbert{CHECK_AFTER_IMPORT}"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -511,6 +512,7 @@ def test_adapt_evaluate_and_predict(method, base, reviews, tmp_path):
     assert {row["label"] for row in rows} <= {"pos", "neg"}
 
 
+@pytest.mark.long
 def test_an_adapter_repository_names_its_base_task_and_targets(base, reviews, tmp_path, monkeypatch):
     # A folder is told in full: two names with a slash would be a repository on the Hub.
     monkeypatch.chdir(base.parent)

@@ -411,6 +411,7 @@ def test_the_command_line_ends_with_a_line(hub, publisher, published, sources):
     assert hub.tree("tester/command", kind="spaces") == hub.tree("tester/space", kind="spaces")
 
 
+@pytest.mark.long
 def test_it_is_an_extension_of_the_command_line_of_the_hub(hub, published):
     folder = hub.homes / "extended" / ".local" / "share" / "hf" / "extensions" / "hf-compactbert"
     folder.mkdir(parents=True)

@@ -104,6 +104,7 @@ def test_a_staged_model_is_complete_and_computes_the_same(folders, staged):
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in folder.iterdir())
 
 
+@pytest.mark.long
 def test_two_runs_are_alike(folders, staged, tmp_path):
     stage(folders / "compressed", tmp_path / "again", "acme/small-reviews", **GIVEN)
     assert texts_of(tmp_path / "again") == texts_of(staged[0])
@@ -202,6 +203,7 @@ def test_settings_are_published_without_places(tmp_path):
     assert public_settings({"model": "org/model", "task": "paws-x/en"}) == {"model": "org/model", "task": "paws-x/en"}
 
 
+@pytest.mark.long
 def test_the_results_are_those_of_the_task_on_the_hub(folders, tmp_path):
     shutil.copytree(folders / "tuned", tmp_path / "tuned")
     assert evaluation_results(tmp_path / "tuned") == {}
@@ -228,6 +230,7 @@ def test_the_results_are_those_of_the_task_on_the_hub(folders, tmp_path):
     assert '"text_pair": "Profit grew' in card.text
 
 
+@pytest.mark.long
 def test_weights_in_half_precision_and_in_pieces(folders, tmp_path):
     result = stage(
         folders / "tuned", tmp_path / "out", "acme/thin", dtype="float16", max_shard_size="500KB", license="mit"
@@ -249,6 +252,7 @@ def test_weights_in_half_precision_and_in_pieces(folders, tmp_path):
     assert "stages of different width" in card
 
 
+@pytest.mark.long
 def test_onnx_lies_where_others_look_for_it(folders, tmp_path):
     import onnxruntime
 
@@ -294,6 +298,7 @@ def test_an_adapter_that_needs_the_package_says_so(method, folders, tmp_path):
     assert "It needs `compactbert`; PEFT alone cannot load it." in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.long
 def test_an_adapter_may_have_other_labels_than_its_base(folders, minilm_tokenizer, tmp_path):
     sizes = {"vocab_size": len(minilm_tokenizer), "max_position_embeddings": 64, "num_labels": 3}
     build("smbert-uneven", "ForSequenceClassification", **sizes).save_pretrained(tmp_path / "three")

@@ -62,6 +62,7 @@ def test_all_weights_change_as_the_seed_says_and_the_source_stays(tiny_model, fi
     assert changed(source, {name: same[f"bert.{name}"] for name in source}) == set(source)
 
 
+@pytest.mark.long
 def test_a_killed_run_continues_to_the_same_weights(tiny_model, finetuned, reviews, tmp_path):
     output, partial = tmp_path / "killed", tmp_path / "killed.partial"
     arguments = [str(tiny_model), str(reviews), str(output)]
