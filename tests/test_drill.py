@@ -49,6 +49,8 @@ for line in sys.stdin:
     call = json.loads(line)
     process, terminal = pty.fork()
     if process == 0:
+        # What a shell starts in the background ignores it, and so would what that starts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.chdir(call["folder"])
         # For its processes, and for itself.
         os.environ["TMPDIR"] = tempfile.tempdir = call["temporary"]
