@@ -1,4 +1,5 @@
 import gc
+import importlib
 import json
 import os
 import shutil
@@ -94,6 +95,14 @@ def finetuned(tmp_path_factory, tiny_model, shared_reviews):
     folder = tmp_path_factory.mktemp("finetuned") / "model"
     compactbert.finetune(tiny_model, str(shared_reviews), folder, **FINETUNING)
     return folder
+
+
+@pytest.fixture(scope="module")
+def load_benchmark():
+    """Imports a benchmark by its name, as where it is run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+        yield importlib.import_module
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """What the README says: its Python runs, its commands exist, its figures are the measured ones."""
 
 import doctest
-import importlib
 import json
 import math
 import re
@@ -88,14 +87,6 @@ def test_setup_is_two_commands():
         assert upgrade.removeprefix("python -m pip install ") in script
     # CI installs with the README's own command.
     assert install.removeprefix("pip install ") in script
-
-
-@pytest.fixture(scope="module")
-def load_benchmark():
-    """Imports a benchmark by its name, as where it is run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        yield importlib.import_module
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "benchmarks").glob("*.json")))
