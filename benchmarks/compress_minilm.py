@@ -365,7 +365,7 @@ class Table:
 
 
 def summary(results: dict) -> str:
-    """The README's sentences about its tables."""
+    """The README's sentences about its tables, which need all of their cells."""
     table = Table(results)
     pairs = {task: [table.differences(task, method) for method in BASELINES] for task in table.tasks}
     ahead = {task: found for task, found in pairs.items() if min(map(statistics.fmean, found)) > 0}
@@ -374,7 +374,7 @@ def summary(results: dict) -> str:
     kept = {}
     for part in ("1/6", "1/20"):
         average, whole = table.averages(f"{OURS}, {part} of the encoder", table.tasks)
-        kept[part] = f"{average / whole:.1%}"
+        kept[part] = f"{100 * average / whole:.1f} %"
     return (
         f"SmBERT is ahead of every baseline on {len(ahead)} of the {len(table.tasks)} tasks, and by more than the "
         f"interval in {clear} of these {len(compared)} comparisons. A sixth of the encoder keeps {kept['1/6']} of the "

@@ -26,6 +26,7 @@ from compactbert.data import Task, encode_task, load_task, score_logits
 from compactbert.inference import export_onnx, predict_logits
 from compactbert.inference.onnx import FILES, OnnxClassifier
 from compactbert.inference.onnx_export import PRODUCTS, quantize_static
+from compactbert.provenance import environment
 from compactbert.training import finetune
 
 
@@ -123,6 +124,7 @@ def export(
         measured.add_variants()
         family = type(measured.model).__name__.removesuffix(HEAD)
         RESULTS.record(("export", f"{family}, {task}"), measured.scores(rounds))
+    RESULTS.record(("environments", "export"), environment())
     show()
 
 
@@ -156,6 +158,7 @@ def train(
         for name, folder in folders.items():
             RESULTS.record(("train", name), Measured(folder, task, Path(scratch)).scores(0))
     RESULTS.record(("steps",), steps)
+    RESULTS.record(("environments", "train"), environment())
     show()
 
 

@@ -11,6 +11,7 @@ with an error about strides. Its quantizer takes no arithmetic on indices, such 
 is made before. ExecuTorch needs the versions of torch and torchao that it names.
 """
 
+import copy
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -80,6 +81,7 @@ def executorch(
     from executorch.runtime import Runtime
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
+    model = copy.deepcopy(model)
     model.set_attn_implementation("eager")
     inputs = tuple(row[name] for name in INPUTS)
     traced: Any = Logits(model).eval()

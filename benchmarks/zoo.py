@@ -317,8 +317,8 @@ def write_catalogue() -> None:
             "languages": list(publisher.languages),
             "parameters": sum(count for count, _ in read.tensors.values()),
             "bytes": sum(size for _, size in read.tensors.values()),
-            "scores": {metric: round(value, 4) for metric, value in scores.items()},
-            "teacher_scores": {metric: round(value, 4) for metric, value in teacher.items()},
+            "scores": {metric: round(value, 6) for metric, value in scores.items()},
+            "teacher_scores": {metric: round(value, 6) for metric, value in teacher.items()},
             "speedup": {k: round(v, 2) for k, v in speedup(latency, folder.name).items()},
             "measured_by": "benchmarks/zoo.py",
         }

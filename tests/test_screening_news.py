@@ -1,7 +1,6 @@
 """The first pass over news: a text classifier that the environment names, or the zoo's, and what that has learned."""
 
 import hashlib
-import importlib
 import json
 import os
 import random
@@ -33,11 +32,9 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def crime_news():
+def crime_news(load_benchmark):
     """The script that made the zoo's model."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "benchmarks")
-        yield importlib.import_module("crime_news")
+    return load_benchmark("crime_news")
 
 
 def save(folder, tokenizer, labels, bias):

@@ -15,7 +15,7 @@ from tokenizers.models import WordPiece
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .cleaning import HAN
-from .tasks import check_columns, check_rows, decode_utf8
+from .tasks import check_columns, check_not_empty, decode_utf8
 
 
 Method = Literal["deletion", "insertion", "swap", "replacement"]
@@ -200,7 +200,7 @@ def augment(
     ```
     """
     check_columns(dataset, [*text_columns, label_column], "The table")
-    check_rows(dataset, "The table")
+    check_not_empty(dataset, "The table")
     _check(method, share, copies, words, fill)
     tagged = isinstance(dataset[0][text_columns[0]], list)
     if tagged and outside is None and method != "replacement":

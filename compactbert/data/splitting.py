@@ -9,7 +9,7 @@ from sklearn.model_selection import train_test_split
 
 from ..files import new_folder
 from .duplicates import count_leaks
-from .tasks import check_columns, check_rows, write_table
+from .tasks import check_columns, check_not_empty, write_table
 
 
 SPLITS = ("train", "validation", "test")
@@ -61,7 +61,7 @@ def split(
     ```
     """
     check_columns(dataset, [*text_columns, label_column], "The table")
-    check_rows(dataset, "The table")
+    check_not_empty(dataset, "The table")
     if leakage not in get_args(Leakage):
         raise ValueError(f"`leakage` must be one of {get_args(Leakage)}, got {leakage!r}.")
     if len(shares) != len(SPLITS) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:

@@ -505,7 +505,7 @@ def check_columns(dataset: Dataset, columns: Sequence[str], what: str) -> None:
             )
 
 
-def check_rows(dataset: Dataset, what: str) -> None:
+def check_not_empty(dataset: Dataset, what: str) -> None:
     """Raises a `ValueError` if there are none."""
     if not len(dataset):
         raise ValueError(f"{what} has no rows: expected at least one.")
@@ -583,7 +583,7 @@ __all__ = [
     "TaskSpec",
     "as_text",
     "check_columns",
-    "check_rows",
+    "check_not_empty",
     "check_table",
     "check_text_columns",
     "decode_utf8",
