@@ -151,7 +151,7 @@ def evaluation_results(folder: str | Path) -> dict[str, str]:
     entry = EvalResultEntry(
         dataset_id=on_hub[0],
         task_id=on_hub[1] if len(on_hub) > 1 else "default",
-        value=round(value, 4),
+        value=round(value, 6),
         notes=f"{metric} on the {rows} of {read.split}, measured by the publisher: see the model card",
     )
     name = (read.task or "").replace("/", "-")
@@ -168,7 +168,7 @@ def _metadata(read: Folder, publication: Publication, name: str) -> ModelCardDat
             dataset_config=on_hub[1] if len(on_hub) > 1 else None,
             dataset_split=read.split,
             metric_type=metric,
-            metric_value=round(value, 4),
+            metric_value=round(value, 6),
         )
         for metric, value in read.scores.items()
         if on_hub
