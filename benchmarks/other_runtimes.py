@@ -29,6 +29,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from compactbert.cards import markdown_table
 from compactbert.data import encode_task, load_task, score_logits
 from compactbert.inference import export_onnx, load_for_inference
+from compactbert.inference.onnx import FILES
 
 
 RESULTS = Results(__file__)
@@ -59,7 +60,7 @@ def openvino(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, row: di
 
     with tempfile.TemporaryDirectory() as scratch:
         export_onnx(model, tokenizer, Path(scratch) / "exported")
-        file = Path(scratch) / "exported" / "onnx" / "model.onnx"
+        file = Path(scratch) / "exported" / FILES["onnx"]
         # Where a processor has bfloat16, OpenVINO would use it.
         compiled = openvino.compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         size = file.stat().st_size
@@ -120,9 +121,8 @@ def run(data_dir: Annotated[Path, typer.Option()], model: Path = Path("zoo/smber
     loaded, tokenizer = load_for_inference(model, "ForSequenceClassification")
     task = load_task(TASK, data_dir)
     encoded, _ = encode_task(task, task.evaluation, tokenizer, LENGTH)
-    texts = [{name: [row[name]] for name in INPUTS} for row in encoded]
     padding = {"padding": "max_length", "max_length": LENGTH, "return_tensors": "pt"}
-    rows = [{name: tokenizer.pad(text, **padding)[name] for name in INPUTS} for text in texts]
+    rows = [dict(tokenizer.pad({name: [row[name]] for name in INPUTS}, **padding)) for row in encoded]
     expected = None
     for name, (load, packages) in RUNTIMES.items():
         size, compute = load(loaded, tokenizer, rows[0])

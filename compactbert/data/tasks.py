@@ -351,8 +351,7 @@ def read_table(path: str | Path) -> Dataset:
         raise ValueError(f"{str(path)!r} is empty: expected a table with a header.") from error
     except (pd.errors.ParserError, ArrowInvalid, ValueError) as error:
         raise ValueError(f"{str(path)!r} is not a readable {path.suffix[1:]} file: {error}") from error
-    if len(table) == 0:
-        raise ValueError(f"{str(path)!r} has no rows.")
+    check_not_empty(table, repr(str(path)))
     return table
 
 
