@@ -2,15 +2,18 @@
 
     python benchmarks/zoo.py make --data-dir DATA --work-dir WORK [--name smbert-sst2]
     python benchmarks/zoo.py finetune --data-dir DATA --work-dir WORK --name mobilebert-md [--task sst2]
+    python benchmarks/zoo.py cuts --data-dir DATA [--name smbert-sst2]
     python benchmarks/zoo.py measure
     python benchmarks/zoo.py show
 
 `make` trains and stages what is missing, and may be killed and called again. `finetune` fine-tunes a language model to
-tell what it is good for. `measure` times all checkpoints beside
+tell what it is good for. `cuts` compares each checkpoint of a task with what it would be with all of MiniLM's tokens,
+by the rows that only one of them gets right, and has the sign test's p. `measure` times all checkpoints beside
 MiniLM, which their teachers have the shape of, in one process on one thread, language models without their heads; the
 times in the checkpoints' reports and cards are then those, and not what else the machine was doing when they were made.
 """
 
+import copy
 import gzip
 import json
 import re
@@ -23,21 +26,34 @@ from typing import Annotated, NamedTuple
 
 import compress_minilm
 import crime_news
+import numpy as np
 import typer
 import yaml
 from datasets import Dataset
 from results import Results
+from scipy.stats import binomtest
 from torch.utils.data import Subset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import compactbert
 from compactbert.benchmark import measure_latency
 from compactbert.cards import Publication, markdown_table, render_card
 from compactbert.compression import count_macs, prune_vocabulary
 from compactbert.convert import MINILM_ON_HUB, load_pretrained
-from compactbert.data import PretrainingCollator, build_corpus
-from compactbert.data.tasks import load_texts, write_table
+from compactbert.convert.encoders import rebuild
+from compactbert.data import (
+    IGNORED_LABEL,
+    PretrainingCollator,
+    Task,
+    build_corpus,
+    encode_task,
+    load_task,
+    load_texts,
+    write_table,
+)
 from compactbert.files import write_text
 from compactbert.hub import catalogue_rows, read_catalogue, stage
+from compactbert.inference import predict_logits
 from compactbert.provenance import environment
 from compactbert.recipes.recipe import read_recipe
 from compactbert.records import LANGUAGE_MODELS, Folder, languages_of, license_of, result_point, teacher_point
@@ -73,7 +89,7 @@ class Checkpoint(NamedTuple):
     adapter_of: str | None = None
 
 
-# Sentences of the films' reviews, which `recipe_of` makes; their tokens are kept too.
+# Sentences of the films' reviews, which `texts_of` makes; their tokens are kept too.
 REVIEWS = {"texts": "imdb", "text_rows": 100_000}
 CHECKPOINTS = {
     "smbert": Checkpoint("smbert-minilm-mlm", max_steps=1900, tokens=24_000),
@@ -91,7 +107,12 @@ CHECKPOINTS = {
     "smbert-paws-x": Checkpoint("smbert-minilm-first-layers", task="paws-x/en"),
     "smbert-mnli": Checkpoint(task="mnli"),
     "smbert-ag-news": Checkpoint(task="ag_news"),
-    "smbert-conll2003": Checkpoint("smbert-minilm-entities", task="conll2003"),
+    "smbert-conll2003": Checkpoint(
+        "smbert-minilm-entities",
+        task="conll2003",
+        # Of all the news there is.
+        changes={"SmBERT with 21k tokens": {"texts": "news", "text_rows": 1_000_000}},
+    ),
     "smbert-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert"),
     "smbert-qqp-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert-qqp"),
     "smbert-lora-crime-news": Checkpoint(task="crime_news", adapter_of="smbert-ag-news", epochs=3),
@@ -112,11 +133,13 @@ FINETUNING = {
 }
 # Tasks that the average is of.
 FIVE = ("mrpc", "rte", "sst2", "qqp", "paws-x/en")
-TEXTS = ("wikipedia_en_recent.txt.gz", "reuters21578.txt.gz", "brown.txt.gz")
+NEWS = ("wikipedia_en_recent.txt.gz", "reuters21578.txt.gz")
+TEXTS = (*NEWS, "brown.txt.gz")
 ARCHITECTURES = {"smbert": "SmBERT", "mobilebert_md": "MobileBERT-MD"}
 # Of the Hub, where they will be.
 NAMESPACE = "compactbert"
 TEACHER = "MiniLM-L6"
+MAX_LENGTH = 128
 SHAPES = [(1, 16), (1, 128), (32, 128)]
 app = typer.Typer()
 
@@ -234,19 +257,75 @@ def recipe_of(checkpoint: Checkpoint, data_dir: Path, work_dir: Path) -> str | M
             raise ValueError(f"changes: {checkpoint.recipe} has no stage {name!r}: take one of {', '.join(stages)}.")
         stages[name] |= changed
     for settings in stages.values():
-        if settings.get("texts") == "imdb":
-            settings["texts"] = str(sentences_of(data_dir / "imdb_10k", work_dir / "imdb"))
+        if (name := settings.get("texts")) in ("imdb", "news"):
+            settings["texts"] = str(texts_of(name, data_dir, work_dir / name))
     return recipe
 
 
-def sentences_of(task: Path, folder: Path) -> Path:
-    """The sentences of a task's texts, a row each."""
+def texts_of(name: str, data_dir: Path, folder: Path) -> Path:
+    """The sentences of the films' reviews, or the news of AG News, Reuters and Wikipedia, a row each."""
     if not folder.exists():
-        (texts,) = load_texts(str(task))
-        sentences = [part for text in texts for part in re.split(r"(?<=[.!?])\s+", text) if len(part.split()) > 2]
+        (texts,) = load_texts({"imdb": "imdb_10k", "news": "ag_news"}[name], data_dir)
+        if name == "imdb":
+            texts = [part for text in texts for part in re.split(r"(?<=[.!?])\s+", text) if len(part.split()) > 2]
+        else:
+            texts += [line for line in lines_of([data_dir / "text" / file for file in NEWS]) if line.strip()]
         folder.mkdir(parents=True)
-        write_table(Dataset.from_dict({"text": sentences}), folder / "train.parquet")
+        write_table(Dataset.from_dict({"text": texts}), folder / "train.parquet")
     return folder
+
+
+@app.command()
+def cuts(
+    data_dir: Annotated[Path, typer.Option()],
+    name: Annotated[list[str], typer.Option()] = list(CHECKPOINTS),  # noqa: B006
+):
+    """What fewer tokens cost, row by row of a task's evaluation split."""
+    for folder in folders():
+        wanted, read = CHECKPOINTS[folder.name], Folder.read(folder)
+        if folder.name not in name or wanted.adapter_of or read.task is None:
+            continue
+        task = load_task(read.task, data_dir)
+        model, tokenizer = load_pretrained(folder, task.head, require_head=True)
+        cut, whole = (rows_right(task, *one) for one in ((model, tokenizer), with_all_tokens(model, tokenizer)))
+        lost, won = int((whole & ~cut).sum()), int((cut & ~whole).sum())
+        p = binomtest(lost, lost + won).pvalue if lost + won else 1.0
+        counts = {"rows": len(cut), "lost": lost, "won": won, "p": p}
+        RESULTS.record(("cuts", folder.name), {"tokens": len(tokenizer)} | counts)
+    show()
+
+
+def with_all_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model as it would be had it kept all of MiniLM's tokens. Those that were dropped are rare: training leaves
+    their embeddings where they were."""
+    source, whole = load_pretrained("minilm", "")
+    new = whole.get_vocab()
+    table = source.get_input_embeddings().weight.detach().clone()
+    tokens = tokenizer.get_vocab()
+    table[[new[token] for token in tokens]] = model.get_input_embeddings().weight.detach()[[*tokens.values()]].float()
+    config = copy.deepcopy(model.config)
+    config.vocab_size, config.pad_token_id = len(table), whole.pad_token_id
+    weights = {
+        name: table if name.endswith("word_embeddings.weight") else weight
+        for name, weight in model.state_dict().items()
+    }
+    return rebuild(model, type(model), config, weights), whole
+
+
+def rows_right(task: Task, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Whether a model's answer is right, for every row; of tags, all of a row."""
+    rows, _ = encode_task(task, task.evaluation, tokenizer, MAX_LENGTH)
+    logits = predict_logits(model, tokenizer, list(rows.remove_columns(["labels", "length"])))
+
+    def is_right(scores: np.ndarray, label: int | list[int]) -> bool:
+        wanted = np.asarray(label)
+        # Tags are without the padding of their batch.
+        answer = scores.argmax(-1)[tuple(map(slice, wanted.shape))]
+        return bool(((answer == wanted) | (wanted == IGNORED_LABEL)).all())
+
+    return np.array([is_right(*pair) for pair in zip(logits, rows["labels"][:], strict=True)])
 
 
 @app.command()
@@ -353,15 +432,20 @@ def render(results: dict) -> str:
         (name, *(f"{found[task]['accuracy']:.3f}" if task in found else "" for task in FINETUNING))
         for name, found in results["finetuned"].items()
     ]
-    cuts = [
+    vocabulary = [
         (name, f"{found['tokens']:,}", found["metric"], f"{found['before']:.3f}", f"{found['after']:.3f}")
         for name, found in sorted(results["vocabulary"].items())
+    ]
+    cut = [
+        (name, f"{one['tokens']:,}", f"{one['rows']:,}", str(one["lost"]), str(one["won"]), f"{one['p']:.2f}")
+        for name, one in sorted(results["cuts"].items())
     ]
     tables = [
         catalogue_rows(read_catalogue()),
         (("accuracy", "checkpoint", "zoo", TEACHER, "kept"), beside_minilm()),
         (("fine-tuned, accuracy", *FINETUNING), finetuned),
-        (("vocabulary", "tokens kept", "metric", "with all 30,522", "with these"), cuts),
+        (("vocabulary", "tokens kept", "metric", "before", "after"), vocabulary),
+        (("right on", "tokens kept", "rows", "only with all 30,522", "only with these", "p"), cut),
     ]
     return "\n\n".join(markdown_table(*table) for table in tables)
 

@@ -18,6 +18,9 @@ from typer.testing import CliRunner
 
 import compactbert
 from compactbert.cli import app
+from compactbert.convert import load_pretrained
+from compactbert.data import hide_tokens, load_task
+from compactbert.evaluation import evaluate
 from compactbert.training import DistillationConfig, DistillationTrainer, FinetuningConfig, FinetuningTrainer
 from compactbert.training.adversarial import Disturbance
 from compactbert.training.losses import consistency_loss
@@ -447,7 +450,8 @@ def test_a_step_after_the_last_changes_nothing(tmp_path):
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_run_that_continues_ends_as_one_that_was_not_stopped(tiny_model, reviews, tmp_path, monkeypatch, name):
     monkeypatch.setattr("compactbert.training.run.MAX_STEPS_PER_CHECKPOINT", 2)
-    arguments = FINETUNING | {"epochs": 1, "training_arguments": RESUMED[name], "max_train_rows": 70}
+    arguments = FINETUNING | {"epochs": 1, "subword_dropout": 0.3, "max_train_rows": 70}
+    arguments |= {"training_arguments": RESUMED[name]}
     whole = compactbert.finetune(tiny_model, str(reviews), tmp_path / "whole", **arguments)
     with stopped_at(3):
         compactbert.finetune(tiny_model, str(reviews), tmp_path / "stopped", **arguments)
@@ -455,6 +459,41 @@ def test_a_run_that_continues_ends_as_one_that_was_not_stopped(tiny_model, revie
     assert report["metrics"] == whole["metrics"]
     assert report["losses"] == whole["losses"]
     assert difference(weights(tmp_path / "whole"), weights(tmp_path / "stopped")) == 0
+
+
+def test_every_epoch_reads_the_rows_with_other_tokens(tiny_model, reviews, tmp_path, monkeypatch):
+    seen, plain = [], FinetuningTrainer.__init__
+
+    def watched(self, *args, **kwargs):
+        seen.append(kwargs["train_dataset"])
+        plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(FinetuningTrainer, "__init__", watched)
+    arguments = {"epochs": 1.5, "max_length": 32, "batch_size": 20}
+    whole = compactbert.finetune(tiny_model, str(reviews), tmp_path / "whole", **arguments)
+    report = compactbert.finetune(tiny_model, str(reviews), tmp_path / "hidden", subword_dropout=0.5, **arguments)
+    assert (report["rows"], report["steps"]) == (whole["rows"], whole["steps"])
+    before, after = seen
+    rows = len(before)
+    assert after["labels"][:] == 2 * before["labels"][:]
+    epochs = after["input_ids"][:rows], after["input_ids"][rows:]
+    assert epochs[0] != epochs[1]
+    assert all(sum(map(len, epoch)) > sum(before["length"]) for epoch in epochs)
+
+
+def test_a_model_reads_words_without_their_tokens_if_it_has_learnt_to(tiny_model, reviews, tmp_path):
+    task, accuracy = load_task(str(reviews)), {}
+    for share in (0.0, 0.5):
+        folder = tmp_path / str(share)
+        arguments = FINETUNING | {"epochs": 6, "subword_dropout": share}
+        compactbert.finetune(tiny_model, str(reviews), folder, **arguments)
+        model, tokenizer = load_pretrained(folder, "ForSequenceClassification")
+        accuracy[share] = [
+            evaluate(model, hide_tokens(tokenizer, hidden, seed=0), task, max_length=32)["metrics"]["accuracy"]
+            for hidden in (0.0, 1.0)
+        ]
+    assert accuracy[0.0][0] == accuracy[0.5][0] == 1
+    assert accuracy[0.0][1] < 0.8 < accuracy[0.5][1]
 
 
 def test_training_arguments_from_the_command_line(tiny_model, reviews, tmp_path):

@@ -107,7 +107,7 @@ def test_pictures_show_what_was_measured(name, load_benchmark):
 
 def test_the_zoo_was_made_by_the_recipes_that_make_it(load_benchmark, tmp_path, monkeypatch):
     zoo = load_benchmark("zoo")
-    monkeypatch.setattr(zoo, "sentences_of", lambda task, folder: folder)
+    monkeypatch.setattr(zoo, "texts_of", lambda name, data_dir, folder: folder)
     assert set(zoo.CHECKPOINTS) == {folder.name for folder in zoo.folders()}
     for name, checkpoint in zoo.CHECKPOINTS.items():
         if not checkpoint.task or checkpoint.adapter_of:
@@ -131,9 +131,29 @@ def test_the_zoo_is_described_as_it_was_made(load_benchmark):
 
     (rows,) = {stage["text_rows"] for stage in stages("smbert-sst2") if "text_rows" in stage}
     assert f"its teacher's opinion of {rows:,} sentences" in text
-    assert (stages("smbert-paws-x")[-1]["epochs"], "these were fine-tuned for eight epochs" in text) == (8, True)
-    (size,) = {stage["size"] for name in ("smbert-qqp", "smbert-paws-x") for stage in stages(name) if "size" in stage}
-    assert f"vocabulary was cut to {size:,} tokens first" in text
+    *_, eight, _, _ = stages("smbert-paws-x")
+    assert (eight["epochs"], "these were fine-tuned for eight epochs" in text) == (8, True)
+    cut, smaller = (stage["size"] for stage in stages("smbert-paws-x") if "size" in stage)
+    assert [cut] == [stage["size"] for stage in stages("smbert-qqp") if "size" in stage]
+    assert f"vocabulary was cut to {cut:,} tokens first" in text
+    spelt = [stages(name)[-2] for name in ("smbert-paws-x", "smbert-conll2003")]
+    assert [(stage["epochs"], stage["subword_dropout"]) for stage in spelt] == 2 * [(4, 0.2)]
+    assert "fine-tuned for four epochs more with a fifth of the tokens hidden" in text
+    assert f"the vocabulary was cut, to {smaller:,} tokens of PAWS-X" in text
+    behind = read["smbert-conll2003"].record["points"]
+    teacher, student = (point["metrics"]["seqeval_f1"]["values"][0] for point in behind)
+    assert (round(100 * (teacher - student)), "the second stays two points behind" in text) == (2, True)
+    results = zoo.RESULTS.read()
+    assert "on no task do the two differ by more than chance at the 5 % level (sign test)" in text
+    assert min(found["p"] for found in results["cuts"].values()) > 0.05
+    assert "within .03 points of these" in text
+    for name in ("smbert-mnli", "smbert-ag-news"):
+        one, wanted = results["cuts"][name], results["vocabulary"][name]
+        made_whole = wanted["after"] + (one["lost"] - one["won"]) / one["rows"]
+        assert abs(made_whole - wanted["before"]) < 0.0003
+    fewer, whole = (results["finetuned"][name].values() for name in ("smbert", "smbert, all tokens"))
+    assert "fine-tuned, `smbert` is worth what it was with all tokens" in text
+    assert abs(sum(one["accuracy"] for one in fewer) - sum(one["accuracy"] for one in whole)) / 3 < 0.001
     transfer = read["mobilebert-md"].record
     assert f"had {transfer['steps']:,} steps of {transfer['tokens_per_step']:,} tokens" in text
     (right,), rows = (

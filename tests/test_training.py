@@ -208,6 +208,7 @@ def test_pairs_from_columns(tiny_model, tmp_path):
     ("change", "message"),
     [
         ({"epochs": 0}, "`epochs` must be positive, got 0"),
+        ({"subword_dropout": 1}, "`subword_dropout` must be at least 0 and below 1, got 1"),
         ({"learning_rate": -1.0}, "`learning_rate` must be positive"),
         ({"batch_size": 0}, "`batch_size` must be positive"),
         ({"early_stopping": 0}, "`early_stopping` must be positive"),

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from compactbert.compression.vocabulary import count_tokens, prune_vocabulary
+from compactbert.data import hide_tokens
 
 
 SPECIAL = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -396,3 +397,43 @@ def test_models_and_tokenizers_that_do_not_fit_are_refused():
     odd = BertTokenizer(tokenizer_object=backend)
     with pytest.raises(ValueError, match="must reload from a saved folder as it is, but BertTokenizer builds another"):
         prune_vocabulary(model, odd, ["a"])
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_words_are_spelled_without_hidden_tokens(kind):
+    tokenizer = TOKENIZERS[kind]()
+    before, texts = json_of(tokenizer.backend_tokenizer), list(random_texts())
+    vocab, hidden = tokenizer.get_vocab(), hide_tokens(tokenizer, 1.0, seed=0)
+    for text in texts:
+        tokens = tokens_of(hidden, text)
+        assert [vocab[token] for token in tokens] == hidden(text)["input_ids"]
+        assert all(len(token.removeprefix("##")) == 1 for token in tokens if token not in tokenizer.all_special_tokens)
+        if "☃" not in text and kind != "wordpiece":
+            assert hidden.decode(hidden(text)["input_ids"]) == tokenizer.decode(tokenizer(text)["input_ids"])
+    assert json_of(tokenizer.backend_tokenizer) == before
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_share_of_the_tokens_is_hidden_by_the_seed(kind):
+    tokenizer, texts = TOKENIZERS[kind](), list(random_texts())
+
+    def used(share, seed):
+        hidden = hide_tokens(tokenizer, share, seed)
+        return {token for text in texts for token in tokens_of(hidden, text)}
+
+    whole = {token for text in texts for token in tokens_of(tokenizer, text)}
+    assert used(0.0, 0) == whole
+    assert used(0.4, 0) == used(0.4, 0)
+    several = {token for token in whole if len(token.removeprefix("##")) > 1} - {*tokenizer.all_special_tokens}
+    hidden = [len(several - used(0.4, seed)) / len(several) for seed in range(10)]
+    assert len(set(hidden)) > 1
+    # BPE loses what hidden tokens are parts of, too.
+    assert 0.3 < sum(hidden) / len(hidden) < (0.7 if kind == "bpe" else 0.5)
+
+
+def test_tokens_of_other_tokenizers_are_not_hidden(minilm_tokenizer):
+    with pytest.raises(ValueError, match="of the `tokenizers` library .* got ByT5Tokenizer"):
+        hide_tokens(ByT5Tokenizer(), 0.1, seed=0)
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
+    with pytest.raises(ValueError, match="got a model of kind WordLevel"):
+        hide_tokens(words, 0.1, seed=0)

@@ -30,6 +30,9 @@ MaxSteps = Annotated[int | None, typer.Option(help="Stop after so many steps; sc
 MaxMinutes = Annotated[float | None, typer.Option(help="Stop after as many steps as fit into this time.")]
 WeightDecay = Annotated[float, typer.Option(help="AdamW's weight decay.")]
 Warmup = Annotated[float, typer.Option(help="Share of the steps over which the learning rate rises.")]
+SubwordDropout = Annotated[
+    float, typer.Option(help="Share of the tokens that training rows do without, anew in every epoch.")
+]
 EarlyStopping = Annotated[int | None, typer.Option(help="Stop after so many evaluations without gain.")]
 Precision = Annotated[Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Mixed precision.")]
 MaxLength = Annotated[int, typer.Option(help="Longest input in tokens.")]

@@ -394,6 +394,7 @@ def finetune(
     max_minutes: float | None = None,
     weight_decay: float = 0.01,
     warmup: float = 0.1,
+    subword_dropout: float = 0.0,
     early_stopping: int | None = None,
     precision: Precision = "auto",
     training_arguments: Mapping[str, Any] | None = None,
@@ -433,6 +434,9 @@ def finetune(
             AdamW's weight decay.
         warmup (`float`, *optional*, defaults to 0.1):
             Share of the steps over which the learning rate rises.
+        subword_dropout (`float`, *optional*, defaults to 0.0):
+            Share of the tokens that training rows do without, others in every epoch, so that a model learns to read
+            words that it has no token for; see [`~compactbert.data.hide_tokens`]. Keeps the rows of all epochs.
         early_stopping (`int`, *optional*):
             Stop when the task's first metric has not improved for so many evaluations. The best checkpoint is kept in
             any case.
@@ -443,7 +447,7 @@ def finetune(
             `{"lr_scheduler_type": "cosine", "gradient_accumulation_steps": 4, "layer_decay": 0.9}`. Curves for
             TensorBoard (`"report_to": "tensorboard"`) go to `<output_dir>-runs`.
         seed (`int`, *optional*, defaults to 42):
-            Seed of the new head's weights, of dropout and of the order of rows.
+            Seed of the new head's weights, of dropout, of hidden tokens and of the order of rows.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Run the code of a repository that brings its own.
         task_options:
@@ -490,6 +494,7 @@ def finetune(
         max_minutes=max_minutes,
         weight_decay=weight_decay,
         warmup=warmup,
+        subword_dropout=subword_dropout,
         early_stopping=early_stopping,
         precision=precision,
         training_arguments=training_arguments,

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import difflib
 import json
+import math
 import os
 import shutil
 import sys
@@ -17,7 +18,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -33,7 +34,17 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..cards import Publication, render_card
 from ..convert import load_checkpoint
-from ..data import Task, data_collator, encode_task, encode_texts, length_limit, load_task, load_texts, score_logits
+from ..data import (
+    Task,
+    data_collator,
+    encode_task,
+    encode_texts,
+    hide_tokens,
+    length_limit,
+    load_task,
+    load_texts,
+    score_logits,
+)
 from ..files import check_free, told_of_full_disk, write_text
 from ..provenance import command_line, environment, public_settings
 from ..resume import end_moved_run, finished_folder, open_work_dir, work_dir_of
@@ -166,6 +177,7 @@ def train_on_task(
     max_minutes: float | None = None,
     weight_decay: float = 0.01,
     warmup: float = 0.1,
+    subword_dropout: float = 0.0,
     early_stopping: int | None = None,
     precision: Precision = "auto",
     training_arguments: Mapping[str, Any] | None = None,
@@ -215,6 +227,8 @@ def train_on_task(
         max_minutes=max_minutes,
         early_stopping=early_stopping,
     )
+    if not 0 <= subword_dropout < 1:
+        raise ValueError(f"`subword_dropout` must be at least 0 and below 1, got {subword_dropout}.")
     resolved = resolve_precision(precision)
     if (report := end_moved_run(output_dir, "metrics.json", settings)) is not None:
         return report
@@ -228,14 +242,17 @@ def train_on_task(
         model, loaded_task.head, trust_remote_code, require_head, **loaded_task.config_fields()
     )
     limit = length_limit(loaded.config, tokenizer, max_length)
-    if texts is None:
-        train, train_truncated = encode_task(loaded_task, loaded_task.train, tokenizer, limit)
-    else:
-        features, _, train_truncated = encode_texts(load_texts(texts, data_dir, max_rows=text_rows), tokenizer, limit)
-        train = Dataset.from_list([feature | {"length": len(feature["input_ids"])} for feature in features])
+    columns = None if texts is None else load_texts(texts, data_dir, max_rows=text_rows)
+    train, train_truncated = _encode_training(loaded_task, columns, tokenizer, limit)
+    rows_per_epoch = len(train)
+    if subword_dropout:
+        # The rows of all epochs in one, as an epoch of the Trainer reads the same rows as another.
+        seeds = range(seed * 1_000_003, seed * 1_000_003 + math.ceil(epochs))
+        hidden = [hide_tokens(tokenizer, subword_dropout, epoch_seed) for epoch_seed in seeds]
+        train = concatenate_datasets([_encode_training(loaded_task, columns, one, limit)[0] for one in hidden])
     evaluation, evaluation_truncated = encode_task(loaded_task, loaded_task.evaluation, tokenizer, limit)
 
-    steps_per_epoch = -(-len(train) // rows_per_step)
+    steps_per_epoch = -(-rows_per_epoch // rows_per_step)
     nominal_steps = max(1, round(epochs * steps_per_epoch))
     checkpoint_steps = min(steps_per_epoch, MAX_STEPS_PER_CHECKPOINT)
     work_dir = work_dir_of(output_dir)
@@ -309,7 +326,7 @@ def train_on_task(
         "task": task,
         "split": loaded_task.evaluation_split,
         "metrics": {name: scores[f"eval_{name}"] for name in loaded_task.metrics},
-        "rows": {"train": len(train), loaded_task.evaluation_split: len(evaluation)},
+        "rows": {"train": rows_per_epoch, loaded_task.evaluation_split: len(evaluation)},
         "truncated": {"train": train_truncated, loaded_task.evaluation_split: evaluation_truncated},
         # A run that continues from its last step makes one more, which changes nothing.
         "steps": min(trainer.state.global_step, run.arguments["max_steps"]),
@@ -426,6 +443,16 @@ def use_one_gpu(args: TrainingArguments) -> None:
     """Without a launcher transformers takes all GPUs (`torch.nn.DataParallel`, seen in 5.23), each with a batch of the
     size that was asked for and is reported for one."""
     args._n_gpu = min(1, args.n_gpu)
+
+
+def _encode_training(
+    task: Task, columns: list[list[Any]] | None, tokenizer: PreTrainedTokenizerBase, limit: int
+) -> tuple[Dataset, int]:
+    """Texts without labels, if there are any, in place of the task's rows; as [`~compactbert.data.encode_task`]."""
+    if columns is None:
+        return encode_task(task, task.train, tokenizer, limit)
+    features, _, truncated = encode_texts(columns, tokenizer, limit)
+    return Dataset.from_list([feature | {"length": len(feature["input_ids"])} for feature in features]), truncated
 
 
 def _steps_within(
