@@ -91,6 +91,8 @@ class Checkpoint(NamedTuple):
 
 # Sentences of the films' reviews, which `texts_of` makes; their tokens are kept too.
 REVIEWS = {"texts": "imdb", "text_rows": 100_000}
+# News, of AG News and the first two of TEXTS, which `texts_of` makes too.
+NEWS = "ag_news_reuters_wikipedia"
 CHECKPOINTS = {
     "smbert": Checkpoint("smbert-minilm-mlm", max_steps=1900, tokens=24_000),
     "smbert-sst2": Checkpoint(
@@ -111,7 +113,7 @@ CHECKPOINTS = {
         "smbert-minilm-entities",
         task="conll2003",
         # Of all the news there is.
-        changes={"SmBERT with 21k tokens": {"texts": "news", "text_rows": 1_000_000}},
+        changes={"SmBERT with 21k tokens": {"texts": NEWS, "text_rows": 1_000_000}},
     ),
     "smbert-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert"),
     "smbert-qqp-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert-qqp"),
@@ -133,8 +135,7 @@ FINETUNING = {
 }
 # Tasks that the average is of.
 FIVE = ("mrpc", "rte", "sst2", "qqp", "paws-x/en")
-NEWS = ("wikipedia_en_recent.txt.gz", "reuters21578.txt.gz")
-TEXTS = (*NEWS, "brown.txt.gz")
+TEXTS = ("wikipedia_en_recent.txt.gz", "reuters21578.txt.gz", "brown.txt.gz")
 ARCHITECTURES = {"smbert": "SmBERT", "mobilebert_md": "MobileBERT-MD"}
 # Of the Hub, where they will be.
 NAMESPACE = "compactbert"
@@ -257,7 +258,7 @@ def recipe_of(checkpoint: Checkpoint, data_dir: Path, work_dir: Path) -> str | M
             raise ValueError(f"changes: {checkpoint.recipe} has no stage {name!r}: take one of {', '.join(stages)}.")
         stages[name] |= changed
     for settings in stages.values():
-        if (name := settings.get("texts")) in ("imdb", "news"):
+        if (name := settings.get("texts")) in ("imdb", NEWS):
             settings["texts"] = str(texts_of(name, data_dir, work_dir / name))
     return recipe
 
@@ -265,11 +266,11 @@ def recipe_of(checkpoint: Checkpoint, data_dir: Path, work_dir: Path) -> str | M
 def texts_of(name: str, data_dir: Path, folder: Path) -> Path:
     """The sentences of the films' reviews, or the news of AG News, Reuters and Wikipedia, a row each."""
     if not folder.exists():
-        (texts,) = load_texts({"imdb": "imdb_10k", "news": "ag_news"}[name], data_dir)
+        (texts,) = load_texts({"imdb": "imdb_10k", NEWS: "ag_news"}[name], data_dir)
         if name == "imdb":
             texts = [part for text in texts for part in re.split(r"(?<=[.!?])\s+", text) if len(part.split()) > 2]
         else:
-            texts += [line for line in lines_of([data_dir / "text" / file for file in NEWS]) if line.strip()]
+            texts += [line for line in lines_of([data_dir / "text" / file for file in TEXTS[:2]]) if line.strip()]
         folder.mkdir(parents=True)
         write_table(Dataset.from_dict({"text": texts}), folder / "train.parquet")
     return folder

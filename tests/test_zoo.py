@@ -140,10 +140,10 @@ def test_texts_are_sentences_of_reviews_and_rows_of_news(zoo, tmp_path):
         (tmp_path / task).mkdir()
         write_table(Dataset.from_dict({"text": [text], "label": [0]}), tmp_path / task / "train.parquet")
     (tmp_path / "text").mkdir()
-    for file in zoo.NEWS:
+    for file in zoo.TEXTS[:2]:
         with gzip.open(tmp_path / "text" / file, "wt") as news:
             news.write(f"A line of {file}.\n\nAnother.\n")
-    reviews, news = (load_texts(str(zoo.texts_of(name, tmp_path, tmp_path / name)))[0] for name in ("imdb", "news"))
+    reviews, news = (load_texts(str(zoo.texts_of(name, tmp_path, tmp_path / name)))[0] for name in ("imdb", zoo.NEWS))
     assert reviews == ["It was long.", "I slept very well."]
-    assert [line.strip() for line in news[:2]] == ["Oil is up.", f"A line of {zoo.NEWS[0]}."]
+    assert [line.strip() for line in news[:2]] == ["Oil is up.", f"A line of {zoo.TEXTS[0]}."]
     assert len(news) == 5
