@@ -146,6 +146,8 @@ def test_the_zoo_is_described_as_it_was_made(load_benchmark):
     results = zoo.RESULTS.read()
     assert "on no task do the two differ by more than chance at the 5 % level (sign test)" in text
     assert min(found["p"] for found in results["cuts"].values()) > 0.05
+    paws = results["cuts"]["smbert-paws-x"]
+    assert f"PAWS-X lacks {paws['lost'] - paws['won']} of {paws['rows']:,} rows on balance" in text
     assert "within .03 points of these" in text
     for name in ("smbert-mnli", "smbert-ag-news"):
         one, wanted = results["cuts"][name], results["vocabulary"][name]
