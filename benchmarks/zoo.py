@@ -1,7 +1,7 @@
 """The zoo's checkpoints: `zoo/`, `configs/catalog.yaml` and `benchmarks/zoo.json`.
 
     python benchmarks/zoo.py make --data-dir DATA --work-dir WORK [--name smbert-sst2]
-    python benchmarks/zoo.py finetune --data-dir DATA --work-dir WORK --name mobilebert-md [--task sst2]
+    python benchmarks/zoo.py finetune --data-dir DATA --work-dir WORK --name mobilebert-md-small [--task sst2]
     python benchmarks/zoo.py cuts --data-dir DATA [--name smbert-sst2]
     python benchmarks/zoo.py measure
     python benchmarks/zoo.py show
@@ -14,12 +14,10 @@ times in the checkpoints' reports and cards are then those, and not what else th
 """
 
 import copy
-import gzip
 import json
 import re
-import shutil
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, NamedTuple
@@ -32,20 +30,17 @@ import yaml
 from datasets import Dataset
 from results import Results
 from scipy.stats import binomtest
-from torch.utils.data import Subset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import compactbert
 from compactbert.benchmark import measure_latency
 from compactbert.cards import Publication, markdown_table, render_card
-from compactbert.compression import count_macs, prune_vocabulary
+from compactbert.compression import count_macs
 from compactbert.convert import MINILM_ON_HUB, load_pretrained
 from compactbert.convert.encoders import rebuild
 from compactbert.data import (
     IGNORED_LABEL,
-    PretrainingCollator,
     Task,
-    build_corpus,
     encode_task,
     load_task,
     load_texts,
@@ -57,8 +52,6 @@ from compactbert.inference import predict_logits
 from compactbert.provenance import environment
 from compactbert.recipes.recipe import read_recipe
 from compactbert.records import LANGUAGE_MODELS, Folder, languages_of, license_of, result_point, teacher_point
-from compactbert.training import measure_pretraining
-from compactbert.training.run import save_folder
 
 
 RESULTS = Results(__file__)
@@ -76,7 +69,7 @@ class Checkpoint(NamedTuple):
         changes: Settings of the recipe's stages, by the name of the stage, in place of its own.
         epochs: Of an adapter's training.
         max_steps: Of a transfer, in place of the recipe's.
-        tokens: How many of a language model's tokens are kept afterwards, those that its texts use most.
+        model: The checkpoint that a transfer's teacher is made of, in place of MiniLM.
         adapter_of: The checkpoint that a LoRA adapter is for, in place of all that.
     """
 
@@ -85,16 +78,14 @@ class Checkpoint(NamedTuple):
     changes: Mapping[str, Mapping] = MappingProxyType({})
     epochs: float | None = None
     max_steps: int | None = None
-    tokens: int | None = None
+    model: str | None = None
     adapter_of: str | None = None
 
 
-# Sentences of the films' reviews, which `texts_of` makes; their tokens are kept too.
+# Sentences of the films' reviews, which `sentences_of` makes; their tokens are kept too.
 REVIEWS = {"texts": "imdb", "text_rows": 100_000}
-# News, of AG News and the first two of TEXTS, which `texts_of` makes too.
-NEWS = "ag_news_reuters_wikipedia"
 CHECKPOINTS = {
-    "smbert": Checkpoint("smbert-minilm-mlm", max_steps=1900, tokens=24_000),
+    "smbert": Checkpoint("smbert-minilm-mlm", max_steps=1900),
     "smbert-sst2": Checkpoint(
         task="sst2",
         changes={
@@ -109,18 +100,12 @@ CHECKPOINTS = {
     "smbert-paws-x": Checkpoint("smbert-minilm-first-layers", task="paws-x/en"),
     "smbert-mnli": Checkpoint(task="mnli"),
     "smbert-ag-news": Checkpoint(task="ag_news"),
-    "smbert-conll2003": Checkpoint(
-        "smbert-minilm-entities",
-        task="conll2003",
-        # Of all the news there is.
-        changes={"SmBERT with 21k tokens": {"texts": NEWS, "text_rows": 1_000_000}},
-    ),
+    "smbert-conll2003": Checkpoint("smbert-minilm-entities", task="conll2003"),
     "smbert-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert"),
     "smbert-qqp-lora-mrpc": Checkpoint(task="mrpc", adapter_of="smbert-qqp"),
     "smbert-lora-crime-news": Checkpoint(task="crime_news", adapter_of="smbert-ag-news", epochs=3),
     "smbert-mnli-lora-rte": Checkpoint(task="rte", adapter_of="smbert-mnli"),
-    # What a crowded GPU did in seven minutes.
-    "mobilebert-md": Checkpoint("mobilebert-md-minilm-gpu", max_steps=1000, tokens=14_000),
+    "mobilebert-md-small": Checkpoint("mobilebert-md-smbert", model="smbert"),
 }
 ADAPTER = {"method": "lora", "epochs": 6, "learning_rate": 1e-3}
 # Tasks that another script here makes of the data.
@@ -193,40 +178,15 @@ def train(wanted: Checkpoint, made: Path, data_dir: Path, work_dir: Path) -> Non
             record_cut(made.name, cut["size"], report["metric"], before, after)
     else:
         texts = [data_dir / "text" / file for file in TEXTS]
+        model = ROOT / "zoo" / wanted.model if wanted.model else None
         options = {"recipe": wanted.recipe, "max_steps": wanted.max_steps, "corpus": work_dir / "corpus"}
-        whole = made.with_name(f"{made.name}-all-tokens") if wanted.tokens else made
-        compactbert.transfer(texts, whole, **options)
-        teacher = json.loads(whole.with_name(f"{whole.name}-teacher").joinpath("metrics.json").read_text())["metrics"]
+        compactbert.transfer(texts, made, model=model, **options)
+        teacher = json.loads(made.with_name(f"{made.name}-teacher").joinpath("metrics.json").read_text())["metrics"]
         RESULTS.record(("teachers", made.name), {metric: teacher[metric] for metric in PREDICTION})
-        if wanted.tokens:
-            cut_vocabulary(whole, made, texts, wanted.tokens, work_dir)
-
-
-def cut_vocabulary(whole: Path, made: Path, texts: list[Path], size: int, work_dir: Path) -> None:
-    """Keeps the tokens that the texts use most, and measures the language model again on the held-out documents."""
-    model, tokenizer = load_pretrained(whole, "ForPreTraining", require_head=True)
-    report = json.loads((whole / "metrics.json").read_text())
-    model, tokenizer = prune_vocabulary(model, tokenizer, lines_of(texts), size=size)
-    corpus = build_corpus(texts, tokenizer, work_dir / f"corpus-{size}", sequence_length=128)
-    corpus.held_out.set_epoch(0)
-    held_out = Subset(corpus.held_out, range(report["samples"]["measured"]))
-    collator = PretrainingCollator(tokenizer, seed=report["settings"]["seed"])
-    report["metrics_with_all_tokens"] = report["metrics"]
-    report["metrics"] = measure_pretraining(model, held_out, collator)
-    before, after = (report[name]["mlm_loss"] for name in ("metrics_with_all_tokens", "metrics"))
-    record_cut(made.name, size, "mlm_loss", before, after)
-    save_folder(model, tokenizer, report, made)
-    shutil.copy(whole / "transfer.png", made)
 
 
 def record_cut(name: str, tokens: int, metric: str, before: float, after: float) -> None:
     RESULTS.record(("vocabulary", name), {"tokens": tokens, "metric": metric, "before": before, "after": after})
-
-
-def lines_of(texts: list[Path]) -> Iterator[str]:
-    for text in texts:
-        with gzip.open(text, "rt", encoding="utf-8") as lines:
-            yield from lines
 
 
 @app.command()
@@ -258,21 +218,18 @@ def recipe_of(checkpoint: Checkpoint, data_dir: Path, work_dir: Path) -> str | M
             raise ValueError(f"changes: {checkpoint.recipe} has no stage {name!r}: take one of {', '.join(stages)}.")
         stages[name] |= changed
     for settings in stages.values():
-        if (name := settings.get("texts")) in ("imdb", NEWS):
-            settings["texts"] = str(texts_of(name, data_dir, work_dir / name))
+        if settings.get("texts") == "imdb":
+            settings["texts"] = str(sentences_of("imdb_10k", data_dir, work_dir / "imdb"))
     return recipe
 
 
-def texts_of(name: str, data_dir: Path, folder: Path) -> Path:
-    """The sentences of the films' reviews, or the news of AG News, Reuters and Wikipedia, a row each."""
+def sentences_of(task: str, data_dir: Path, folder: Path) -> Path:
+    """The sentences of a task's texts, a row each."""
     if not folder.exists():
-        (texts,) = load_texts({"imdb": "imdb_10k", NEWS: "ag_news"}[name], data_dir)
-        if name == "imdb":
-            texts = [part for text in texts for part in re.split(r"(?<=[.!?])\s+", text) if len(part.split()) > 2]
-        else:
-            texts += [line for line in lines_of([data_dir / "text" / file for file in TEXTS[:2]]) if line.strip()]
+        (texts,) = load_texts(task, data_dir)
+        sentences = [part for text in texts for part in re.split(r"(?<=[.!?])\s+", text) if len(part.split()) > 2]
         folder.mkdir(parents=True)
-        write_table(Dataset.from_dict({"text": texts}), folder / "train.parquet")
+        write_table(Dataset.from_dict({"text": sentences}), folder / "train.parquet")
     return folder
 
 
@@ -288,7 +245,10 @@ def cuts(
             continue
         task = load_task(read.task, data_dir)
         model, tokenizer = load_pretrained(folder, task.head, require_head=True)
-        cut, whole = (rows_right(task, *one) for one in ((model, tokenizer), with_all_tokens(model, tokenizer)))
+        whole_model, all_tokens = with_all_tokens(model, tokenizer)
+        if len(all_tokens) == len(tokenizer):
+            continue
+        cut, whole = (rows_right(task, *one) for one in ((model, tokenizer), (whole_model, all_tokens)))
         lost, won = int((whole & ~cut).sum()), int((cut & ~whole).sum())
         p = binomtest(lost, lost + won).pvalue if lost + won else 1.0
         counts = {"rows": len(cut), "lost": lost, "won": won, "p": p}
@@ -369,7 +329,8 @@ def speedup(latency: dict, name: str) -> dict[str, float]:
 
 def publication(folder: Path) -> Publication:
     of_base = license_of(MINILM_ON_HUB), languages_of(MINILM_ON_HUB)
-    base = CHECKPOINTS[folder.name].adapter_of
+    made = CHECKPOINTS[folder.name]
+    base = made.adapter_of or made.model
     return Publication(
         f"{NAMESPACE}/{folder.name}", *of_base, base_model=f"{NAMESPACE}/{base}" if base else MINILM_ON_HUB
     )

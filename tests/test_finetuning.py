@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 
 import compactbert
 from compactbert.cli import app
+from compactbert.compression import hide_tokens
 from compactbert.convert import load_pretrained
-from compactbert.data import hide_tokens, load_task
+from compactbert.data import load_task
 from compactbert.evaluation import evaluate
 from compactbert.training import DistillationConfig, DistillationTrainer, FinetuningConfig, FinetuningTrainer
 from compactbert.training.adversarial import Disturbance

@@ -461,6 +461,23 @@ def test_a_student_that_pruning_leaves_of_its_teacher(place, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"out", "out-teacher", "out-student"}
 
 
+def test_a_teacher_of_another_model_than_the_recipes(place, tmp_path):
+    recipe, report = tmp_path / "recipe.yaml", tmp_path / "report.json"
+    made_of = {"ib_teacher": place.recipe["teacher"]["ib_teacher"] | {"model": "someone/a-model-of-the-hub"}}
+    recipe.write_text(json.dumps(place.recipe | {"teacher": made_of}))
+    command = ["--text", place.text, "--corpus", place.corpus, "--recipe", recipe, "--output", tmp_path / "out"]
+    result = run(*command, "--model", place.bert, "--json", report)
+    assert result.exit_code == 0, result.output
+    assert f"--model {place.bert.name} " in json.loads(report.read_text())["command"]
+    settings = json.loads((tmp_path / "out-teacher" / "metrics.json").read_text())["settings"]
+    assert settings["model"] == place.bert.name
+    shutil.rmtree(tmp_path / "out")
+    shutil.copytree(place.bert, tmp_path / "other")
+    result = run(*command, "--model", tmp_path / "other")
+    assert result.exit_code == 2
+    assert "`model` was" in result.stderr
+
+
 # Bad input
 
 
@@ -594,14 +611,16 @@ def run(*arguments):
         ({"transfer": TRANSFER | {"strategy": "gradual"}}, [], "`strategy` must be one of"),
         ({"transfer": TRANSFER | {"stages": [[1]]}}, [], "`stages` must hold each"),
         ({"transfer": TRANSFER | {"transfer_steps": 1}}, [], "must be at least the number of stages, 2"),
-        ({"teacher": {"ib_teacher": {"model": "minilm", "feature_map_size": 40} | RUN}}, [], "`feature_map_size` 40"),
+        ({"teacher": {"ib_teacher": {"model": "BERT", "feature_map_size": 40} | RUN}}, [], "a feature map 40 wide"),
+        ({"teacher": {"ib_teacher": {"model": "BERT", "feature_map_size": 24} | RUN}}, [], "`hidden_size` 32, which"),
+        ({"teacher": {"pretrain": {"model": "BERT"} | RUN}}, [], "a feature map 32 wide, its student `hidden_size` 48"),
         ({"student": "nothing.json"}, [], "There is no preset or file 'nothing.json'"),
         ({"corpus": {"sequence_length": 64, "held_out": 0.2}}, [], "samples of 64 tokens, the student takes 40"),
     ],
 )
 def test_bad_input_ends_with_code_2_and_a_line_before_anything_is_trained(place, tmp_path, change, options, message):
     recipe, texts = tmp_path / "recipe.yaml", tmp_path / "texts"
-    recipe.write_text(json.dumps(place.recipe | change))
+    recipe.write_text(json.dumps(place.recipe | change).replace('"BERT"', json.dumps(str(place.bert))))
     texts.mkdir()
     (texts / "text.txt").write_text(place.text.read_text())
     options = [str(texts) if option == "TEXT_FOLDER" else option for option in options]

@@ -18,8 +18,7 @@ from transformers import (
     XLMRobertaTokenizer,
 )
 
-from compactbert.compression.vocabulary import count_tokens, prune_vocabulary
-from compactbert.data import hide_tokens
+from compactbert.compression.vocabulary import count_tokens, hide_tokens, prune_vocabulary
 
 
 SPECIAL = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -432,8 +431,8 @@ def test_a_share_of_the_tokens_is_hidden_by_the_seed(kind):
 
 
 def test_tokens_of_other_tokenizers_are_not_hidden(minilm_tokenizer):
-    with pytest.raises(ValueError, match="of the `tokenizers` library .* got ByT5Tokenizer"):
+    with pytest.raises(ValueError, match="of the `tokenizers` library, got ByT5Tokenizer"):
         hide_tokens(ByT5Tokenizer(), 0.1, seed=0)
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
-    with pytest.raises(ValueError, match="got a model of kind WordLevel"):
+    with pytest.raises(ValueError, match="with a WordLevel model"):
         hide_tokens(words, 0.1, seed=0)

@@ -1,6 +1,5 @@
 """The script that makes and measures the zoo, on a part of it."""
 
-import gzip
 import json
 import shutil
 from pathlib import Path
@@ -47,33 +46,25 @@ def test_what_is_measured_is_what_report_card_and_catalogue_say(zoo, tmp_path):
     assert rows["smbert-sst2"]["speedup"] == {"1x4": round(speedup, 2)}
 
 
-def test_a_language_model_keeps_the_tokens_of_its_texts(zoo, home, tmp_path, monkeypatch):
-    measure, measured = zoo.measure_pretraining, []
+def test_a_transfer_is_from_the_zoo_where_its_teacher_is(zoo, tmp_path, monkeypatch):
+    calls = []
 
-    def told(model, samples, collator):
-        measured.append((model.config.vocab_size, len(samples)))
-        return measure(model, samples, collator)
+    def transfer(texts, made, **settings):
+        calls.append(settings)
+        teacher = made.with_name(f"{made.name}-teacher")
+        teacher.mkdir(parents=True)
+        scores = {"mlm_loss": 4.5, "mlm_accuracy": 0.25, "nsp_accuracy": 1.0}
+        (teacher / "metrics.json").write_text(json.dumps({"metrics": scores}))
 
-    monkeypatch.setattr(zoo, "measure_pretraining", told)
-    whole, made = tmp_path / "whole", tmp_path / "made"
-    shutil.copytree(home / "my-bert", whole)
-    report = json.loads((ROOT / "zoo" / "mobilebert-md" / "metrics.json").read_text())
-    report |= {"metrics": {"mlm_loss": 9.0}, "samples": {"train": 9, "measured": 2}}
-    (whole / "metrics.json").write_text(json.dumps(report))
-    (whole / "transfer.png").write_bytes(b"a picture")
-    with gzip.open(tmp_path / "texts.txt.gz", "wt") as texts:
-        texts.write("\n\n".join(f"The council of town {i} has met. It chose a new mayor." for i in range(300)))
-    zoo.cut_vocabulary(whole, made, [tmp_path / "texts.txt.gz"], 250, tmp_path)
-    model, tokenizer = load_pretrained(made, "ForPreTraining", require_head=True)
-    assert model.config.vocab_size == len(tokenizer) <= 250
-    assert tokenizer.tokenize("the council chose jazz") == ["the", "council", "chose", "j", "##a", "##z", "##z"]
-    report = json.loads((made / "metrics.json").read_text())
-    assert report["metrics_with_all_tokens"] == {"mlm_loss": 9.0}
-    after = report["metrics"]["mlm_loss"]
-    assert measured == [(len(tokenizer), 2)]
-    cut = {"tokens": 250, "metric": "mlm_loss", "before": 9.0, "after": after}
-    assert zoo.RESULTS.found("vocabulary", "made") == cut
-    assert (made / "transfer.png").read_bytes() == b"a picture"
+    monkeypatch.setattr(zoo.compactbert, "transfer", transfer)
+    for name, model, base in (
+        ("smbert", None, zoo.MINILM_ON_HUB),
+        ("mobilebert-md-small", tmp_path / "zoo" / "smbert", "compactbert/smbert"),
+    ):
+        zoo.train(zoo.CHECKPOINTS[name], tmp_path / "work" / name, tmp_path, tmp_path / "work")
+        assert calls.pop()["model"] == model
+        assert zoo.RESULTS.found("teachers", name) == {"mlm_loss": 4.5, "mlm_accuracy": 0.25}
+        assert zoo.publication(tmp_path / "zoo" / name).base_model == base
 
 
 @pytest.mark.parametrize("last", [True, False])
@@ -122,6 +113,11 @@ def test_rows_tell_what_a_cut_costs(zoo, tmp_path, monkeypatch):
     # Of nine coins two or fewer show the same side: 92 of 512.
     assert found == {"tokens": len(tokenizer), "rows": 10, "lost": 2, "won": 7, "p": pytest.approx(92 / 512)}
 
+    # One that has all tokens is asked nothing: there are no more rows.
+    monkeypatch.setattr(zoo, "with_all_tokens", lambda *kept: kept)
+    zoo.cuts(tmp_path, list(zoo.CHECKPOINTS))
+    assert zoo.RESULTS.found("cuts", "smbert-sst2") == found
+
 
 def test_a_row_of_tags_is_right_as_a_whole(zoo, minilm_tokenizer, tmp_path, monkeypatch):
     (tmp_path / "tags").mkdir()
@@ -135,15 +131,9 @@ def test_a_row_of_tags_is_right_as_a_whole(zoo, minilm_tokenizer, tmp_path, monk
     assert right.tolist() == [True, False]
 
 
-def test_texts_are_sentences_of_reviews_and_rows_of_news(zoo, tmp_path):
-    for task, text in (("imdb_10k", "It was long. Was it? I slept very well."), ("ag_news", "Oil is up.")):
-        (tmp_path / task).mkdir()
-        write_table(Dataset.from_dict({"text": [text], "label": [0]}), tmp_path / task / "train.parquet")
-    (tmp_path / "text").mkdir()
-    for file in zoo.TEXTS[:2]:
-        with gzip.open(tmp_path / "text" / file, "wt") as news:
-            news.write(f"A line of {file}.\n\nAnother.\n")
-    reviews, news = (load_texts(str(zoo.texts_of(name, tmp_path, tmp_path / name)))[0] for name in ("imdb", zoo.NEWS))
-    assert reviews == ["It was long.", "I slept very well."]
-    assert [line.strip() for line in news[:2]] == ["Oil is up.", f"A line of {zoo.TEXTS[0]}."]
-    assert len(news) == 5
+def test_texts_are_sentences_of_reviews(zoo, tmp_path):
+    (tmp_path / "imdb_10k").mkdir()
+    reviews = Dataset.from_dict({"text": ["It was long. Was it? I slept very well."], "label": [0]})
+    write_table(reviews, tmp_path / "imdb_10k" / "train.parquet")
+    (sentences,) = load_texts(str(zoo.sentences_of("imdb_10k", tmp_path, tmp_path / "imdb")))
+    assert sentences == ["It was long.", "I slept very well."]

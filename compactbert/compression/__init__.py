@@ -5,7 +5,7 @@ from .importance import Importance, score_importance
 from .magnitude import zero_weights
 from .planning import LayerPlan, PruningPlan, describe, plan_pruning
 from .pruning import prune, prune_iteratively
-from .vocabulary import count_tokens, prune_vocabulary
+from .vocabulary import count_tokens, hide_tokens, prune_vocabulary
 
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "count_parameters",
     "count_tokens",
     "describe",
+    "hide_tokens",
     "plan_pruning",
     "prune",
     "prune_iteratively",

@@ -188,6 +188,62 @@ def prune_vocabulary(
     return _prune_model(model, [vocab[token] for token in new_ids]), pruned_tokenizer
 
 
+def hide_tokens(tokenizer: PreTrainedTokenizerBase, share: float, seed: int) -> PreTrainedTokenizerBase:
+    """
+    A tokenizer that does without a random part of its tokens, and spells words that need them with smaller ones. Read
+    so, training texts teach a model to read words that it has no token for. MaxMatch-Dropout
+    (https://huggingface.co/papers/2209.04126) draws anew for every word; here a token is hidden in all texts or none.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            With a WordPiece, Unigram or BPE model of the `tokenizers` library. Not changed.
+        share (`float`):
+            How likely a token is hidden. Special tokens and single characters never are.
+        seed (`int`):
+            Of the draw.
+
+    Returns:
+        A tokenizer of the same class, whose tokens have the ids they had.
+
+    Raises:
+        ValueError: for another kind of tokenizer.
+
+    Example:
+
+    ```python
+    >>> from compactbert.compression import hide_tokens
+    >>> from compactbert.convert import load_pretrained
+
+    >>> _, tokenizer = load_pretrained("my-bert", "")
+    >>> hide_tokens(tokenizer, 0.99, seed=0).tokenize("good film")
+    ['g', '##o', '##o', '##d', 'f', '##i', '##l', '##m']
+
+    ```
+    """
+    state = json.loads(_copy_backend(tokenizer).to_str())
+    model = state["model"]
+    vocab = tokenizer.get_vocab()
+    drawn = np.random.default_rng(seed).random(len(vocab)) < share
+    tokens = [token for token, is_drawn in zip(sorted(vocab, key=vocab.__getitem__), drawn, strict=True) if is_drawn]
+    prefix, suffix = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
+    hidden = {token for token in tokens if len(token.removeprefix(prefix).removesuffix(suffix)) > 1}
+    hidden -= {token["content"] for token in state["added_tokens"]}
+    if model["type"] == "WordPiece":
+        model["vocab"] = {token: index for token, index in model["vocab"].items() if token not in hidden}
+    elif model["type"] == "BPE":
+        # What is never merged is never seen.
+        model["merges"] = [[left, right] for left, right, merged in _merges(model) if merged not in hidden]
+    else:
+        # Ids are places in the list: nothing is taken out. Spelled with any other pieces a text scores better.
+        worst = min(score for _, score in model["vocab"])
+        model["vocab"] = [
+            [piece, (len(piece) + 1) * worst if piece in hidden else score] for piece, score in model["vocab"]
+        ]
+    changed = copy.deepcopy(tokenizer)
+    changed.backend_tokenizer.model = Tokenizer.from_str(json.dumps(state)).model
+    return changed
+
+
 def _copy_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     found = type(tokenizer).__name__
     if isinstance(tokenizer, PreTrainedTokenizerFast):
@@ -340,4 +396,4 @@ def _prune_model(model: PreTrainedModel, rows: list[int]) -> PreTrainedModel:
     return rebuild(model, type(model), config, state_dict)
 
 
-__all__ = ["count_tokens", "prune_vocabulary"]
+__all__ = ["count_tokens", "hide_tokens", "prune_vocabulary"]

@@ -4,7 +4,7 @@ pre-training."""
 from .augmentation import MaskFiller, augment
 from .cleaning import clean, clean_text
 from .duplicates import TextIndex, count_leaks, drop_duplicates
-from .encoding import IGNORED_LABEL, data_collator, encode_task, encode_texts, first_words, hide_tokens, length_limit
+from .encoding import IGNORED_LABEL, data_collator, encode_task, encode_texts, first_words, length_limit
 from .metrics import METRICS, compute_metrics, score_logits
 from .pretraining import Corpus, PretrainingCollator, PretrainingDataset, build_corpus
 from .splitting import split
@@ -33,7 +33,6 @@ __all__ = [
     "encode_task",
     "encode_texts",
     "first_words",
-    "hide_tokens",
     "length_limit",
     "load_task",
     "load_texts",

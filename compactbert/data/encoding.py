@@ -1,19 +1,15 @@
 """From text to token indices."""
 
-import copy
-import json
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 from transformers import (
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging
 
@@ -145,68 +141,6 @@ def first_words(encoding: Encoding) -> list[int | None]:
     return [word if word != before else None for before, word in zip([None, *words[:-1]], words, strict=True)]
 
 
-def hide_tokens(tokenizer: PreTrainedTokenizerBase, share: float, seed: int) -> PreTrainedTokenizerBase:
-    """
-    A tokenizer that does without a random part of its tokens, and spells words that need them with smaller ones. Read
-    so, training texts teach a model to read words that it has no token for. MaxMatch-Dropout
-    (https://huggingface.co/papers/2209.04126) draws anew for every word; here a token is hidden in all texts or none.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            With a WordPiece, Unigram or BPE model of the `tokenizers` library. Not changed.
-        share (`float`):
-            How likely a token is hidden. Special tokens and single characters never are.
-        seed (`int`):
-            Of the draw.
-
-    Returns:
-        A tokenizer of the same class, whose tokens have the ids they had.
-
-    Raises:
-        ValueError: for another kind of tokenizer.
-
-    Example:
-
-    ```python
-    >>> from compactbert.convert import load_pretrained
-    >>> from compactbert.data import hide_tokens
-
-    >>> _, tokenizer = load_pretrained("my-bert", "")
-    >>> hide_tokens(tokenizer, 0.99, seed=0).tokenize("good film")
-    ['g', '##o', '##o', '##d', 'f', '##i', '##l', '##m']
-
-    ```
-    """
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        name = type(tokenizer).__name__
-        raise ValueError(f"`tokenizer` must be of the `tokenizers` library for tokens to be hidden, got {name}.")
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    model = state["model"]
-    vocab = tokenizer.get_vocab()
-    drawn = np.random.default_rng(seed).random(len(vocab)) < share
-    tokens = [token for token, is_drawn in zip(sorted(vocab, key=vocab.__getitem__), drawn, strict=True) if is_drawn]
-    prefix, suffix = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
-    hidden = {token for token in tokens if len(token.removeprefix(prefix).removesuffix(suffix)) > 1}
-    hidden -= {token["content"] for token in state["added_tokens"]}
-    if model["type"] == "WordPiece":
-        model["vocab"] = {token: index for token, index in model["vocab"].items() if token not in hidden}
-    elif model["type"] == "BPE":
-        # What is never merged is never seen.
-        cut = len(prefix)
-        model["merges"] = [pair for pair in model["merges"] if pair[0] + pair[1][cut:] not in hidden]
-    elif model["type"] == "Unigram":
-        # Ids are places in the list: nothing is taken out. Spelled with any other pieces a text scores better.
-        worst = min(score for _, score in model["vocab"])
-        model["vocab"] = [
-            [piece, (len(piece) + 1) * worst if piece in hidden else score] for piece, score in model["vocab"]
-        ]
-    else:
-        raise ValueError(f"Tokens can be hidden from WordPiece, Unigram and BPE, got a model of kind {model['type']}.")
-    changed = copy.deepcopy(tokenizer)
-    changed.backend_tokenizer.model = Tokenizer.from_str(json.dumps(state)).model
-    return changed
-
-
 def data_collator(task: Task, tokenizer: PreTrainedTokenizerBase) -> Callable:
     """Pads a batch to its longest row.
 
@@ -235,6 +169,5 @@ __all__ = [
     "encode_task",
     "encode_texts",
     "first_words",
-    "hide_tokens",
     "length_limit",
 ]

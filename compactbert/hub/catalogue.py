@@ -98,7 +98,7 @@ def catalogue_rows(entries: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...
         size = f"{millions:.{1 if millions > 0.1 else 2}f}M, {megabytes:.{0 if megabytes > 1 else 1}f} MB"
         row = (entry["name"], entry["architecture"], entry["task"], size, ", ".join(scores), ", ".join(speed))
         rows.append((*map(str, row), entry["license"]))
-    return ("name", "architecture", "task", "size", "quality", "times as fast as its teacher", "licence"), rows
+    return ("name", "architecture", "task", "size", "quality", "times as fast as MiniLM-L6", "licence"), rows
 
 
 def pull(name: str, output_dir: str | Path, *, revision: str | None = None) -> Path:

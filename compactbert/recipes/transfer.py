@@ -4,7 +4,7 @@ import inspect
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ..resume import changes_of, work_dir_of
 from ..training import ib_teacher, pretrain, transfer_knowledge
 from ..training.pretraining import batches_of
 from ..training.run import save_folder
-from ..training.text import check_transfer, is_architecture, train_on_corpus
+from ..training.text import check_transfer, config_of, is_architecture, train_on_corpus
 from .recipe import read_recipe
 from .stages import count_of, layers_kept
 
@@ -144,6 +144,7 @@ def transfer(
     output_dir: str | Path,
     *,
     recipe: str | Path | Mapping[str, Any] = DEFAULT_TRANSFER,
+    model: str | Path | None = None,
     teacher: str | Path | None = None,
     corpus: str | Path | None = None,
     tokenizer: str | Path = "minilm",
@@ -163,6 +164,9 @@ def transfer(
             Where to write the student, its card, `metrics.json` and `transfer.png`. Must not exist, or be empty.
         recipe (`str`, `Path` or `dict`, *optional*, defaults to `"mobilebert-md-minilm"`):
             Name of a shipped recipe, a YAML file, or a recipe of the same form.
+        model (`str` or `Path`, *optional*):
+            What the teacher is made of, in place of the recipe's: a folder or repository of a BERT. A
+            finished `teacher` needs none.
         teacher (`str` or `Path`, *optional*):
             A finished teacher, or where to put the one that the recipe makes; `None` is `<output_dir>-teacher`.
         corpus (`str` or `Path`, *optional*):
@@ -205,6 +209,10 @@ def transfer(
     """
     given = {name: value for name, value in locals().items() if value is not None}
     loaded = load_transfer_recipe(recipe)
+    ((kind, settings),) = loaded.teacher.items()
+    if model is not None:
+        settings = {**settings, "model": str(model)}
+        loaded = replace(loaded, teacher={kind: settings})
     output_dir = Path(output_dir).absolute()
     if not work_dir_of(output_dir).is_dir():
         check_free(output_dir)
@@ -215,9 +223,8 @@ def transfer(
         options["max_steps"] = max_steps
     teacher_dir = Path(teacher or output_dir.with_name(f"{output_dir.name}-teacher"))
     corpus_dir = Path(corpus or output_dir.with_name(f"{output_dir.name}-corpus"))
-    ((kind, settings),) = loaded.teacher.items()
     has_teacher = teacher_dir.is_dir() and any(teacher_dir.iterdir())
-    _check_student(loaded, options)
+    _check_student(loaded, options, has_teacher)
     if not is_architecture(settings["model"]):
         tokenizer = settings["model"]
     _, words = load_pretrained(teacher_dir if has_teacher else resolve_model(tokenizer), "", trust_remote_code)
@@ -329,7 +336,7 @@ def prune_on_corpus(
     return report
 
 
-def _check_student(recipe: TransferRecipe, options: Mapping[str, Any]) -> None:
+def _check_student(recipe: TransferRecipe, options: Mapping[str, Any], has_teacher: bool) -> None:
     """What is wrong with it is told before the text is tokenised and a teacher made."""
     config = check_transfer(None if isinstance(recipe.student, Mapping) else recipe.student, **options)
     if config is None:
@@ -340,10 +347,22 @@ def _check_student(recipe: TransferRecipe, options: Mapping[str, Any]) -> None:
             f"The recipe's corpus has samples of {length} tokens, the student takes {config.max_position_embeddings}: "
             f"set `sequence_length` to that."
         )
-    width = recipe.teacher.get("ib_teacher", {}).get("feature_map_size", config.hidden_size)
+    if has_teacher:
+        return
+    ((kind, settings),) = recipe.teacher.items()
+    source = config_of(settings["model"]).hidden_size
+    if kind == "ib_teacher":
+        width = settings.get("feature_map_size", inspect.signature(ib_teacher).parameters["feature_map_size"].default)
+        if source > width:
+            raise ValueError(
+                f"The teacher's `model` {settings['model']!r} has `hidden_size` {source}, which must fit into its "
+                f"`feature_map_size` of {width}: give a recipe with a wider one, and a student as wide."
+            )
+    else:
+        width = source
     if width != config.hidden_size:
         raise ValueError(
-            f"The recipe's teacher has `feature_map_size` {width}, its student `hidden_size` {config.hidden_size}: "
+            f"The recipe's teacher has a feature map {width} wide, its student `hidden_size` {config.hidden_size}: "
             f"they must be equal."
         )
 

@@ -436,7 +436,7 @@ def finetune(
             Share of the steps over which the learning rate rises.
         subword_dropout (`float`, *optional*, defaults to 0.0):
             Share of the tokens that training rows do without, others in every epoch, so that a model learns to read
-            words that it has no token for; see [`~compactbert.data.hide_tokens`]. Keeps the rows of all epochs.
+            words that it has no token for; see [`~compactbert.compression.hide_tokens`]. Keeps the rows of all epochs.
         early_stopping (`int`, *optional*):
             Stop when the task's first metric has not improved for so many evaluations. The best checkpoint is kept in
             any case.

@@ -33,13 +33,13 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..cards import Publication, render_card
+from ..compression import hide_tokens
 from ..convert import load_checkpoint
 from ..data import (
     Task,
     data_collator,
     encode_task,
     encode_texts,
-    hide_tokens,
     length_limit,
     load_task,
     load_texts,

@@ -18,7 +18,7 @@ LAUNCH = {"mcp_server": True, "run_history": False, "enable_monitoring": False, 
 # How often Gradio looks for pictures that it made, and the age at which it deletes them, in seconds.
 DELETE_FILES = (600, 3600)
 # On first open: of the zoo, models of different shapes (of others, all), and what they are compared with.
-FIRST, BESIDE = ("smbert-sst2", "mobilebert-md"), ["MiniLM-L6", "BERT-base"]
+FIRST, BESIDE = ("smbert-sst2", "mobilebert-md-small"), ["MiniLM-L6", "BERT-base"]
 INTRODUCTION = f"""# Size against speed
 How long do models take for **your** text on **this** machine? Choose some, and they take turns at reading it: every
 figure below is of this measurement, made just now, and the next one will differ a little. Texts have at most
