@@ -9,8 +9,8 @@
 `make` trains and stages what is missing, and may be killed and called again. `finetune` fine-tunes a language model to
 tell what it is good for. `cuts` compares each checkpoint of a task with what it would be with all of MiniLM's tokens,
 by the rows that only one of them gets right, and has the sign test's p. `measure` times all checkpoints beside
-MiniLM, which their teachers have the shape of, in one process on one thread, language models without their heads; the
-times in the checkpoints' reports and cards are then those, and not what else the machine was doing when they were made.
+MiniLM, in one process on one thread, language models without their heads; the times in the checkpoints' reports and
+cards are then those, and not what else the machine was doing when they were made.
 """
 
 import copy
@@ -181,8 +181,9 @@ def train(wanted: Checkpoint, made: Path, data_dir: Path, work_dir: Path) -> Non
         model = ROOT / "zoo" / wanted.model if wanted.model else None
         options = {"recipe": wanted.recipe, "max_steps": wanted.max_steps, "corpus": work_dir / "corpus"}
         compactbert.transfer(texts, made, model=model, **options)
-        teacher = json.loads(made.with_name(f"{made.name}-teacher").joinpath("metrics.json").read_text())["metrics"]
-        RESULTS.record(("teachers", made.name), {metric: teacher[metric] for metric in PREDICTION})
+        teacher = json.loads(made.with_name(f"{made.name}-teacher").joinpath("metrics.json").read_text())
+        found = {metric: teacher["metrics"][metric] for metric in PREDICTION}
+        RESULTS.record(("teachers", made.name), found | {key: teacher[key] for key in ("steps", "seconds_per_step")})
 
 
 def record_cut(name: str, tokens: int, metric: str, before: float, after: float) -> None:
@@ -348,7 +349,8 @@ def write_catalogue() -> None:
             teacher = {metric: found["values"][0] for metric, found in points.items()}
         elif read.task is None:
             scores = {metric: scores[metric] for metric in PREDICTION}
-            teacher = RESULTS.found("teachers", folder.name) or {}
+            found = RESULTS.found("teachers", folder.name) or {}
+            teacher = {metric: found[metric] for metric in PREDICTION if metric in found}
         rows[folder.name] = {
             "repo_id": publisher.repo_id,
             "architecture": "LoRA adapter" if read.config is None else ARCHITECTURES[read.config.model_type],

@@ -64,6 +64,7 @@ LANGUAGE_FAMILIES = ("mobilebert_md-stages", "ib_bert-uniform", "smbert-uneven")
 # Less than two epochs.
 RUN = {"max_steps": 12, "batch_size": 16, "learning_rate": 3e-3, "precision": "fp32"}
 TRANSFER = RUN | {"transfer_steps": 8}
+IB = RUN | {"model": "BERT", "feature_map_size": 48, "embedding_size": 20}
 
 
 def sentences(rng):
@@ -453,8 +454,8 @@ def test_a_student_that_pruning_leaves_of_its_teacher(place, tmp_path):
     shutil.rmtree(tmp_path / "out")
     with pytest.raises(ValueError, match=r"out-teacher' was made with .* \(`learning_rate` was 0.003, is 1"):
         again(teacher={"pretrain": recipe["teacher"]["pretrain"] | {"learning_rate": 1.0}})
-    with pytest.raises(ValueError, match=r"out-student' was made with .* \(`every` was None, is 2, `layers`"):
-        again(student={"prune": {"every": 2, "heads": 0.5, "rows": 8}})
+    with pytest.raises(ValueError, match=r"out-student' was made with .* \(`every` was None, is 3, `layers`"):
+        again(student={"prune": {"every": 3, "heads": 0.5, "rows": 8}})
     # What a kill leaves that came while the student's work folder was being removed.
     (tmp_path / "out-student.partial").mkdir()
     assert again()["metrics"] == report["metrics"]
@@ -473,9 +474,10 @@ def test_a_teacher_of_another_model_than_the_recipes(place, tmp_path):
     assert settings["model"] == place.bert.name
     shutil.rmtree(tmp_path / "out")
     shutil.copytree(place.bert, tmp_path / "other")
-    result = run(*command, "--model", tmp_path / "other")
-    assert result.exit_code == 2
-    assert "`model` was" in result.stderr
+    for options in ([], ["--teacher", tmp_path / "out-teacher"]):
+        result = run(*command, "--model", tmp_path / "other", *options)
+        assert result.exit_code == 2
+        assert f"(`model` was '{place.bert.name}', is 'other')" in result.stderr.replace("\n", " ")
 
 
 # Bad input
@@ -611,9 +613,17 @@ def run(*arguments):
         ({"transfer": TRANSFER | {"strategy": "gradual"}}, [], "`strategy` must be one of"),
         ({"transfer": TRANSFER | {"stages": [[1]]}}, [], "`stages` must hold each"),
         ({"transfer": TRANSFER | {"transfer_steps": 1}}, [], "must be at least the number of stages, 2"),
-        ({"teacher": {"ib_teacher": {"model": "BERT", "feature_map_size": 40} | RUN}}, [], "a feature map 40 wide"),
-        ({"teacher": {"ib_teacher": {"model": "BERT", "feature_map_size": 24} | RUN}}, [], "`hidden_size` 32, which"),
-        ({"teacher": {"pretrain": {"model": "BERT"} | RUN}}, [], "a feature map 32 wide, its student `hidden_size` 48"),
+        ({"teacher": {"ib_teacher": IB | {"feature_map_size": 40}}}, [], "`hidden_size` is 48 and the teacher's 40"),
+        ({"teacher": {"ib_teacher": IB | {"feature_map_size": 24}}}, [], "got 20, 32 and 24: a state must fit"),
+        ({"teacher": {"ib_teacher": IB | {"model": "smbert/smbert"}}}, [], "must have weights, got the architecture"),
+        ({"teacher": {"ib_teacher": {"max_steps": 1}}}, [], "does not say what its teacher is made of"),
+        ({"transfer": TRANSFER | {"layer_map": [1, 9]}}, [], "`layer_map` must hold one of the teacher's layers 1..3"),
+        (
+            {"student": {"prune": {"layers": [0]}}, "transfer": TRANSFER | {"layer_map": [1, 2]}},
+            [],
+            "the student's 1, got",
+        ),
+        ({"teacher": {"pretrain": {"model": "BERT"} | RUN}}, [], "`hidden_size` is 48 and the teacher's 32"),
         ({"student": "nothing.json"}, [], "There is no preset or file 'nothing.json'"),
         ({"corpus": {"sequence_length": 64, "held_out": 0.2}}, [], "samples of 64 tokens, the student takes 40"),
     ],

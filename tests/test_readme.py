@@ -142,7 +142,7 @@ def test_the_zoo_is_described_as_it_was_made(load_benchmark):
     teacher, student = (point["metrics"]["seqeval_f1"]["values"][0] for point in behind)
     assert (round(100 * (teacher - student)), "the second stays two points behind" in text) == (2, True)
     results = zoo.RESULTS.read()
-    assert "lost something with their rare tokens, and `mobilebert-md-small` keep all; the others' are cut" in text
+    assert "`smbert`, `smbert-conll2003` and `mobilebert-md-small` keep all tokens; of the others the" in text
     whole = {name for name, one in read.items() if one.config and one.config.vocab_size == 30522}
     assert whole == {"mobilebert-md-small", "smbert", "smbert-conll2003"}
     cut_to = {name: one.config.vocab_size for name, one in read.items() if one.config and name not in whole}
@@ -157,7 +157,11 @@ def test_the_zoo_is_described_as_it_was_made(load_benchmark):
         made_whole = wanted["after"] + (one["lost"] - one["won"]) / one["rows"]
         assert abs(made_whole - wanted["before"]) < 0.0003
     transfer = read["mobilebert-md-small"].record
-    assert f"six layers, {transfer['steps']:,} steps of {transfer['tokens_per_step']:,} tokens" in text
+    teacher = results["teachers"]["mobilebert-md-small"]
+    assert f"{teacher['steps']} steps for the teacher, `smbert` as an IB-BERT, and" in text
+    assert f"and {transfer['steps']:,} steps of {transfer['tokens_per_step']:,} tokens for its own six layers" in text
+    minutes = sum(one["steps"] * one["seconds_per_step"] / 60 for one in (teacher, transfer))
+    assert (60 < minutes < 70, "in a good hour" in text) == (True, True)
     small, large = (results["finetuned"][name] for name in ("mobilebert-md-small", "smbert"))
     assert "Fine-tuned on single sentences it comes within a point of `smbert`" in text
     assert 0 < large["sst2"]["accuracy"] - small["sst2"]["accuracy"] < 0.01
@@ -177,5 +181,5 @@ def test_the_zoo_is_described_as_it_was_made(load_benchmark):
     # Per token, with the head of a language model too: as many float16 values as a layer is wide.
     cut = sum((30522 - one.config.vocab_size) * one.config.hidden_size * 2 for one in read.values() if one.config)
     here = sum(path.stat().st_size for path in (ROOT / "zoo").rglob("*") if path.is_file())
-    assert "more than 260 MB in place of 200" in text
+    assert f"more than 260 MB in place of {here / 1e6:.0f}" in text
     assert here <= 200e6 < 260e6 < here + cut < 270e6

@@ -71,7 +71,9 @@ def test_the_zoo_is_there_on_first_open(app):
     with served(app.demo, **app.LAUNCH | {"mcp_server": False}) as address:
         table, _, _ = Client(address, verbose=False).predict(app.TEXT, ["smbert-sst2"], api_name="/measure")
     name, parameters, tokens, *_, quality = table["data"][0]
-    (row,) = (row for row in read_catalogue() if row["name"] == "smbert-sst2")
+    rows = read_catalogue()
+    assert {*app.FIRST} <= {row["name"] for row in rows}
+    (row,) = (row for row in rows if row["name"] == "smbert-sst2")
     assert (name, parameters, tokens) == ("smbert-sst2", round(row["parameters"] / 1e6, 2), 25)
     assert quality.startswith(f"accuracy {row['scores']['accuracy']:.3f}")
 

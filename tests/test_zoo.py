@@ -47,14 +47,14 @@ def test_what_is_measured_is_what_report_card_and_catalogue_say(zoo, tmp_path):
 
 
 def test_a_transfer_is_from_the_zoo_where_its_teacher_is(zoo, tmp_path, monkeypatch):
-    calls = []
+    calls, cost = [], {"steps": 9, "seconds_per_step": 0.5}
 
     def transfer(texts, made, **settings):
         calls.append(settings)
         teacher = made.with_name(f"{made.name}-teacher")
         teacher.mkdir(parents=True)
         scores = {"mlm_loss": 4.5, "mlm_accuracy": 0.25, "nsp_accuracy": 1.0}
-        (teacher / "metrics.json").write_text(json.dumps({"metrics": scores}))
+        (teacher / "metrics.json").write_text(json.dumps({"metrics": scores} | cost))
 
     monkeypatch.setattr(zoo.compactbert, "transfer", transfer)
     for name, model, base in (
@@ -63,7 +63,7 @@ def test_a_transfer_is_from_the_zoo_where_its_teacher_is(zoo, tmp_path, monkeypa
     ):
         zoo.train(zoo.CHECKPOINTS[name], tmp_path / "work" / name, tmp_path, tmp_path / "work")
         assert calls.pop()["model"] == model
-        assert zoo.RESULTS.found("teachers", name) == {"mlm_loss": 4.5, "mlm_accuracy": 0.25}
+        assert zoo.RESULTS.found("teachers", name) == {"mlm_loss": 4.5, "mlm_accuracy": 0.25} | cost
         assert zoo.publication(tmp_path / "zoo" / name).base_model == base
 
 

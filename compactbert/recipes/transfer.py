@@ -4,14 +4,14 @@ import inspect
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from matplotlib.figure import Figure
 from torch.utils.data import Subset
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..compression import describe, prune_iteratively
 from ..compression.planning import largest_sizes
@@ -19,18 +19,23 @@ from ..convert import load_pretrained, resolve_model
 from ..data import Corpus, PretrainingCollator, build_corpus
 from ..files import check_free, png_of
 from ..inference.prediction import on_accelerator
+from ..presets import load_preset
 from ..provenance import command_line, public_settings
 from ..resume import changes_of, work_dir_of
 from ..training import ib_teacher, pretrain, transfer_knowledge
+from ..training.ib_teacher import ib_config
 from ..training.pretraining import batches_of
+from ..training.progressive import match_layers, spread_layers
 from ..training.run import save_folder
-from ..training.text import check_transfer, config_of, is_architecture, train_on_corpus
+from ..training.text import check_transfer, is_architecture, train_on_corpus
 from .recipe import read_recipe
 from .stages import count_of, layers_kept
 
 
 DEFAULT_TRANSFER = "mobilebert-md-minilm"
 TEACHERS: dict[str, Callable[..., dict[str, Any]]] = {"ib_teacher": ib_teacher, "pretrain": pretrain}
+# Of its arguments, those that decide what an IB-BERT teacher looks like.
+IB_SIZES = ("feature_map_size", "embedding_size")
 # Arguments that are the job's, not the recipe's.
 JOB_ARGUMENTS = {"corpus", "output_dir", "teacher", "seed", "trust_remote_code", "sources", "tokenizer"}
 
@@ -165,8 +170,8 @@ def transfer(
         recipe (`str`, `Path` or `dict`, *optional*, defaults to `"mobilebert-md-minilm"`):
             Name of a shipped recipe, a YAML file, or a recipe of the same form.
         model (`str` or `Path`, *optional*):
-            What the teacher is made of, in place of the recipe's: a folder or repository of a BERT. A
-            finished `teacher` needs none.
+            What the teacher is made of, in place of the recipe's: a folder or repository of a BERT. A finished
+            `teacher` needs none, and with one must have been made of it.
         teacher (`str` or `Path`, *optional*):
             A finished teacher, or where to put the one that the recipe makes; `None` is `<output_dir>-teacher`.
         corpus (`str` or `Path`, *optional*):
@@ -212,7 +217,8 @@ def transfer(
     ((kind, settings),) = loaded.teacher.items()
     if model is not None:
         settings = {**settings, "model": str(model)}
-        loaded = replace(loaded, teacher={kind: settings})
+    if "model" not in settings:
+        raise ValueError(f"The recipe {loaded.name!r} does not say what its teacher is made of: give a `model`.")
     output_dir = Path(output_dir).absolute()
     if not work_dir_of(output_dir).is_dir():
         check_free(output_dir)
@@ -224,14 +230,14 @@ def transfer(
     teacher_dir = Path(teacher or output_dir.with_name(f"{output_dir.name}-teacher"))
     corpus_dir = Path(corpus or output_dir.with_name(f"{output_dir.name}-corpus"))
     has_teacher = teacher_dir.is_dir() and any(teacher_dir.iterdir())
-    _check_student(loaded, options, has_teacher)
     if not is_architecture(settings["model"]):
         tokenizer = settings["model"]
-    _, words = load_pretrained(teacher_dir if has_teacher else resolve_model(tokenizer), "", trust_remote_code)
+    source, words = load_pretrained(teacher_dir if has_teacher else resolve_model(tokenizer), "", trust_remote_code)
+    _check_student(loaded, options, source.config if has_teacher else _architecture_of(kind, settings, source.config))
     data = build_corpus(texts, words, corpus_dir, seed=seed, **loaded.corpus)
     if has_teacher:
-        # One that is named may have been made in any way.
-        if teacher is None:
+        # One that is named may have been made in any way, but of the model that is named with it.
+        if teacher is None or model is not None:
             made_with = {**settings, "seed": seed, "corpus": data.index["digest"]}
             _check_made(teacher_dir, made_with, TEACHERS[kind], train_on_corpus)
         # Of a run that was killed when its teacher had come to its place.
@@ -336,35 +342,35 @@ def prune_on_corpus(
     return report
 
 
-def _check_student(recipe: TransferRecipe, options: Mapping[str, Any], has_teacher: bool) -> None:
+def _architecture_of(kind: str, settings: Mapping[str, Any], source: PreTrainedConfig) -> PreTrainedConfig:
+    """Of the teacher that will be made, of a model with the configuration `source`."""
+    if kind == "ib_teacher":
+        if is_architecture(settings["model"]):
+            raise ValueError(
+                f"`model` of an IB-BERT teacher must have weights, got the architecture {settings['model']!r}: name a "
+                f"folder or repository of a BERT."
+            )
+        return ib_config(source, **{name: value for name, value in settings.items() if name in IB_SIZES})
+    return load_preset(settings["model"]) if is_architecture(settings["model"]) else source
+
+
+def _check_student(recipe: TransferRecipe, options: Mapping[str, Any], teacher: PreTrainedConfig) -> None:
     """What is wrong with it is told before the text is tokenised and a teacher made."""
     config = check_transfer(None if isinstance(recipe.student, Mapping) else recipe.student, **options)
-    if config is None:
-        return  # It will be what pruning leaves of the teacher.
+    layer_map = options.get("layer_map")
+    if config is None:  # It will be what pruning leaves of the teacher.
+        prune = recipe.student["prune"] if isinstance(recipe.student, Mapping) else {}
+        kept = layers_kept(teacher.num_hidden_layers, prune.get("every"), None, prune.get("layers"))
+        count = len(kept) if isinstance(kept, list) else kept or teacher.num_hidden_layers
+        spread_layers(layer_map, count, teacher.num_hidden_layers)
+        return
     length = recipe.corpus.get("sequence_length", 128)
     if length > config.max_position_embeddings:
         raise ValueError(
             f"The recipe's corpus has samples of {length} tokens, the student takes {config.max_position_embeddings}: "
             f"set `sequence_length` to that."
         )
-    if has_teacher:
-        return
-    ((kind, settings),) = recipe.teacher.items()
-    source = config_of(settings["model"]).hidden_size
-    if kind == "ib_teacher":
-        width = settings.get("feature_map_size", inspect.signature(ib_teacher).parameters["feature_map_size"].default)
-        if source > width:
-            raise ValueError(
-                f"The teacher's `model` {settings['model']!r} has `hidden_size` {source}, which must fit into its "
-                f"`feature_map_size` of {width}: give a recipe with a wider one, and a student as wide."
-            )
-    else:
-        width = source
-    if width != config.hidden_size:
-        raise ValueError(
-            f"The recipe's teacher has a feature map {width} wide, its student `hidden_size` {config.hidden_size}: "
-            f"they must be equal."
-        )
+    match_layers(config, teacher, layer_map, options.get("attention_transfer_weight") != 0)
 
 
 def draw_curves(report: Mapping[str, Any]) -> Figure:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from modeling_mobilebert_md import IbBertConfig, IbBertForPreTraining
 
@@ -65,6 +65,32 @@ def make_ib_bert(
     ```
     """
     config = model.config
+    target_config = ib_config(config, feature_map_size, embedding_size)
+    width = config.hidden_size
+    if token_counts is not None and len(token_counts) != config.vocab_size:
+        raise ValueError(f"`token_counts` must have {config.vocab_size} numbers, got {len(token_counts)}.")
+    target = IbBertForPreTraining(target_config)
+    target.to(model.device)  # type: ignore[arg-type]
+    source = {name: value.float() for name, value in model.base_model.state_dict().items()}
+    weights = _embeddings(source, width, feature_map_size, embedding_size, token_counts)
+    norm = "embeddings.LayerNorm"
+    for i in range(len(layers_of(model))):
+        weights |= _layer(source, f"encoder.layer.{i}.", norm, width, feature_map_size)
+        norm = f"encoder.layer.{i}.output.LayerNorm"
+    missing, unexpected = target.base_model.load_state_dict(weights, strict=False)
+    if unexpected or [name for name in missing if not name.startswith("pooler.")]:
+        raise AssertionError(f"missing {missing}, unexpected {unexpected}")
+    target.config.name_or_path = config.name_or_path
+    return target.train(model.training)
+
+
+def ib_config(config: PreTrainedConfig, feature_map_size: int = 512, embedding_size: int = 256) -> IbBertConfig:
+    """
+    The architecture of the IB-BERT that [`make_ib_bert`] makes of a BERT.
+
+    Raises:
+        ValueError: as [`make_ib_bert`].
+    """
     if config.model_type != "smbert":
         raise ValueError(
             f"Expected a BERT in the form of SmBERT, got {config.model_type!r}: see `compactbert.convert`."
@@ -78,10 +104,8 @@ def make_ib_bert(
             f"Expected `embedding_size` <= the model's `hidden_size` <= `feature_map_size`, got {embedding_size}, "
             f"{width} and {feature_map_size}: a state must fit into the feature map."
         )
-    if token_counts is not None and len(token_counts) != config.vocab_size:
-        raise ValueError(f"`token_counts` must have {config.vocab_size} numbers, got {len(token_counts)}.")
     ((heads, head_size, ffn),) = sizes
-    target_config = IbBertConfig(
+    return IbBertConfig(
         vocab_size=config.vocab_size,
         hidden_size=feature_map_size,
         num_hidden_layers=config.num_hidden_layers,
@@ -96,19 +120,6 @@ def make_ib_bert(
         layer_norm_eps=config.layer_norm_eps,
         pad_token_id=config.pad_token_id,
     )
-    target = IbBertForPreTraining(target_config)
-    target.to(model.device)  # type: ignore[arg-type]
-    source = {name: value.float() for name, value in model.base_model.state_dict().items()}
-    weights = _embeddings(source, width, feature_map_size, embedding_size, token_counts)
-    norm = "embeddings.LayerNorm"
-    for i in range(len(layers_of(model))):
-        weights |= _layer(source, f"encoder.layer.{i}.", norm, width, feature_map_size)
-        norm = f"encoder.layer.{i}.output.LayerNorm"
-    missing, unexpected = target.base_model.load_state_dict(weights, strict=False)
-    if unexpected or [name for name in missing if not name.startswith("pooler.")]:
-        raise AssertionError(f"missing {missing}, unexpected {unexpected}")
-    target.config.name_or_path = config.name_or_path
-    return target.train(model.training)
 
 
 def _embeddings(
@@ -183,4 +194,4 @@ def _padded(values: Tensor, size: int) -> Tensor:
     return torch.nn.functional.pad(values, (0, size - values.shape[-1]))
 
 
-__all__ = ["make_ib_bert"]
+__all__ = ["ib_config", "make_ib_bert"]

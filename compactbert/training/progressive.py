@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..data import IGNORED_LABEL
 from ..structure import ATTENTION_DROPOUT, layer_shapes, layers_of
@@ -435,41 +435,62 @@ def check_pair(
     for model in (student, teacher):
         check_language_model(model)
     ours, theirs = student.config, teacher.config
-    if ours.hidden_size != theirs.hidden_size:
-        raise ValueError(
-            f"Feature maps are compared feature by feature, but the student's `hidden_size` is {ours.hidden_size} and "
-            f"the teacher's {theirs.hidden_size}: give the student the teacher's width, or make the teacher with "
-            f"`compactbert.training.make_ib_bert(model, feature_map_size={ours.hidden_size})`."
-        )
+    matched = match_layers(ours, theirs, layer_map, attention)
     if ours.vocab_size != theirs.vocab_size:
         raise ValueError(
             f"The student's `vocab_size` is {ours.vocab_size}, the teacher's {theirs.vocab_size}: both must have the "
             f"same tokenizer."
         )
-    num_layers, num_teacher_layers = len(layers_of(student)), len(layers_of(teacher))
-    if layer_map is None:
-        layer_map = [math.ceil(i * num_teacher_layers / num_layers) for i in range(1, num_layers + 1)]
-    if len(layer_map) != num_layers or not all(1 <= layer <= num_teacher_layers for layer in layer_map):
-        raise ValueError(
-            f"`layer_map` must hold one of the teacher's layers 1..{num_teacher_layers} for each of the student's "
-            f"{num_layers}, got {list(layer_map)}."
-        )
-    if not attention:
-        return list(layer_map)
     for role, config in (("student", ours), ("teacher", theirs)):
-        if config._attn_implementation != "eager":
+        if attention and config._attn_implementation != "eager":
             raise ValueError(
                 f"`attention_transfer_weight` needs attention maps, which the {role}'s {config._attn_implementation!r} "
                 f'attention does not return: load it with `attn_implementation="eager"`, or set the weight to 0.'
             )
-    heads, teacher_heads = ([shape.heads for shape in layer_shapes(config)] for config in (ours, theirs))
-    for layer, other in enumerate(layer_map):
-        if teacher_heads[other - 1] % heads[layer]:
+    return matched
+
+
+def match_layers(
+    student: PreTrainedConfig, teacher: PreTrainedConfig, layer_map: Sequence[int] | None, attention: bool
+) -> list[int]:
+    """
+    The teacher's layer for each of the student's, as far as architectures tell, before there are weights.
+
+    Raises:
+        ValueError: see [`ProgressiveTransferTrainer`].
+    """
+    if student.hidden_size != teacher.hidden_size:
+        raise ValueError(
+            f"Feature maps are compared feature by feature, but the student's `hidden_size` is {student.hidden_size} "
+            f"and the teacher's {teacher.hidden_size}: give the student the teacher's width, or make the teacher with "
+            f"`compactbert.training.make_ib_bert(model, feature_map_size={student.hidden_size})`."
+        )
+    heads, teacher_heads = ([shape.heads for shape in layer_shapes(config)] for config in (student, teacher))
+    matched = spread_layers(layer_map, len(heads), len(teacher_heads))
+    for layer, other in enumerate(matched):
+        if attention and teacher_heads[other - 1] % heads[layer]:
             raise ValueError(
                 f"The teacher's {teacher_heads[other - 1]} heads of layer {other} cannot be grouped into the "
                 f"student's {heads[layer]} of layer {layer + 1}: set `attention_transfer_weight` to 0, or choose "
                 f"`num_attention_heads` that divides the teacher's."
             )
+    return matched
+
+
+def spread_layers(layer_map: Sequence[int] | None, num_layers: int, num_teacher_layers: int) -> list[int]:
+    """
+    `layer_map`, or the teacher's layers spread evenly over the student's.
+
+    Raises:
+        ValueError: if it has not one of the teacher's layers for each of the student's.
+    """
+    if layer_map is None:
+        return [math.ceil(i * num_teacher_layers / num_layers) for i in range(1, num_layers + 1)]
+    if len(layer_map) != num_layers or not all(1 <= layer <= num_teacher_layers for layer in layer_map):
+        raise ValueError(
+            f"`layer_map` must hold one of the teacher's layers 1..{num_teacher_layers} for each of the student's "
+            f"{num_layers}, got {list(layer_map)}."
+        )
     return list(layer_map)
 
 
@@ -582,5 +603,7 @@ __all__ = [
     "TransferStage",
     "copy_embeddings_and_heads",
     "gated_learning_rate",
+    "match_layers",
     "measure_transfer",
+    "spread_layers",
 ]

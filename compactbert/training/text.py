@@ -210,7 +210,7 @@ def check_transfer(model: str | Path | None, *, max_steps: int, **settings: Any)
     checked = ProgressiveTransferConfig(output_dir="unused", max_steps=max_steps, use_cpu=use_cpu, **terms)
     if model is None:
         return None
-    config = config_of(model)
+    config = load_preset(model) if is_architecture(model) else load_pretrained(model, "")[0].config
     checked.plan(config.num_hidden_layers)
     return config
 
@@ -287,15 +287,6 @@ def load_language_model(
 def is_architecture(model: str | Path) -> bool:
     """Whether it names a preset or a JSON file, which have no weights."""
     return str(model) in list_presets() or Path(model).suffix == ".json"
-
-
-def config_of(model: str | Path) -> PreTrainedConfig:
-    """Of a preset, a JSON file, or a folder or repository of a model in our form.
-
-    Raises:
-        ValueError: if it cannot be read.
-    """
-    return load_preset(model) if is_architecture(model) else load_pretrained(model, "")[0].config
 
 
 def _token_counts(corpus: Corpus, vocab_size: int) -> torch.Tensor:
@@ -421,12 +412,4 @@ def train_on_corpus(
     return broadcast_object_list([report])[0]
 
 
-__all__ = [
-    "check_transfer",
-    "config_of",
-    "ib_teacher",
-    "is_architecture",
-    "pretrain",
-    "train_on_corpus",
-    "transfer_knowledge",
-]
+__all__ = ["check_transfer", "ib_teacher", "is_architecture", "pretrain", "train_on_corpus", "transfer_knowledge"]
