@@ -38,14 +38,7 @@ from compactbert.cards import Publication, markdown_table, render_card
 from compactbert.compression import count_macs
 from compactbert.convert import MINILM_ON_HUB, load_pretrained
 from compactbert.convert.encoders import rebuild
-from compactbert.data import (
-    IGNORED_LABEL,
-    Task,
-    encode_task,
-    load_task,
-    load_texts,
-    write_table,
-)
+from compactbert.data import IGNORED_LABEL, Task, encode_task, load_task, load_texts, write_table
 from compactbert.files import write_text
 from compactbert.hub import catalogue_rows, read_catalogue, stage
 from compactbert.inference import predict_logits
@@ -175,7 +168,8 @@ def train(wanted: Checkpoint, made: Path, data_dir: Path, work_dir: Path) -> Non
         report = compactbert.compress("minilm", wanted.task, made, data_dir=data_dir, recipe=recipe, shapes=["1x16"])
         if cut := report["settings"]["recipe"]["stages"][-1].get("prune_vocabulary"):
             before, after = (point["metrics"][report["metric"]]["values"][0] for point in report["points"][-2:])
-            record_cut(made.name, cut["size"], report["metric"], before, after)
+            counts = {"tokens": cut["size"], "metric": report["metric"]}
+            RESULTS.record(("vocabulary", made.name), counts | {"before": before, "after": after})
     else:
         texts = [data_dir / "text" / file for file in TEXTS]
         model = ROOT / "zoo" / wanted.model if wanted.model else None
@@ -184,10 +178,6 @@ def train(wanted: Checkpoint, made: Path, data_dir: Path, work_dir: Path) -> Non
         teacher = json.loads(made.with_name(f"{made.name}-teacher").joinpath("metrics.json").read_text())
         found = {metric: teacher["metrics"][metric] for metric in PREDICTION}
         RESULTS.record(("teachers", made.name), found | {key: teacher[key] for key in ("steps", "seconds_per_step")})
-
-
-def record_cut(name: str, tokens: int, metric: str, before: float, after: float) -> None:
-    RESULTS.record(("vocabulary", name), {"tokens": tokens, "metric": metric, "before": before, "after": after})
 
 
 @app.command()

@@ -328,11 +328,9 @@ def _licences(read: Folder, publication: Publication) -> list[tuple[str, str]]:
         (f"the base, `{base}`" if base else "the base", f"`{known}`" if known else unknown),
     ]
     tasks = [read.task, *(fields.get(name) for _, fields in read.stages for name in ("task", "texts"))]
-    known_texts = known_facts()["texts"]
-    texts = {name: known_texts.get(name.split(".")[0], unknown) for name in read.record.get("texts", ())}
+    texts = {name: known_facts()["texts"].get(name.split(".")[0], unknown) for name in read.record.get("texts", ())}
     rows += [(f"text, `{name}`", licence) for name, licence in texts.items()]
-    data = {task: task_facts(task).get("licence") or known_texts.get(task, unknown) for task in tasks if task}
-    rows += [(f"data, `{task}`", licence) for task, licence in data.items()]
+    rows += [(f"data, `{task}`", task_facts(task).get("licence", unknown)) for task in dict.fromkeys(tasks) if task]
     return rows
 
 

@@ -14,6 +14,7 @@ import compactbert
 from compactbert.cli import app
 from compactbert.recipes import demonstration, load_recipe
 from compactbert.records import Folder
+from compactbert.structure import layer_shapes
 
 
 ROOT = Path(__file__).parent.parent
@@ -147,6 +148,8 @@ def test_the_zoo_is_described_as_it_was_made(load_benchmark):
     assert whole == {"mobilebert-md-small", "smbert", "smbert-conll2003"}
     cut_to = {name: one.config.vocab_size for name, one in read.items() if one.config and name not in whole}
     assert {name: found["tokens"] for name, found in results["cuts"].items()} == cut_to
+    assert "those for a task have the same layers" in text
+    assert len({tuple(layer_shapes(one.config)) for name, one in read.items() if one.config and one.task}) == 1
     assert "on no task do the two differ by more than chance at the 5 % level (sign test)" in text
     assert min(found["p"] for found in results["cuts"].values()) > 0.05
     rows, lost, won = (sum(found[key] for found in results["cuts"].values()) for key in ("rows", "lost", "won"))

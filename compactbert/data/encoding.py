@@ -163,11 +163,4 @@ def data_collator(task: Task, tokenizer: PreTrainedTokenizerBase) -> Callable:
     return DataCollatorWithPadding(tokenizer)
 
 
-__all__ = [
-    "IGNORED_LABEL",
-    "data_collator",
-    "encode_task",
-    "encode_texts",
-    "first_words",
-    "length_limit",
-]
+__all__ = ["IGNORED_LABEL", "data_collator", "encode_task", "encode_texts", "first_words", "length_limit"]

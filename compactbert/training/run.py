@@ -35,16 +35,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from ..cards import Publication, render_card
 from ..compression import hide_tokens
 from ..convert import load_checkpoint
-from ..data import (
-    Task,
-    data_collator,
-    encode_task,
-    encode_texts,
-    length_limit,
-    load_task,
-    load_texts,
-    score_logits,
-)
+from ..data import Task, data_collator, encode_task, encode_texts, length_limit, load_task, load_texts, score_logits
 from ..files import check_free, told_of_full_disk, write_text
 from ..provenance import command_line, environment, public_settings
 from ..resume import end_moved_run, finished_folder, open_work_dir, work_dir_of
